@@ -1,0 +1,29 @@
+"""What can be done to a model?"""
+
+from modeltailor.compress.vocabulary import (
+    Artifact,
+    Format,
+    Recipe,
+    Scheme,
+    Settings,
+    Site,
+    SiteKind,
+    SiteReport,
+    Structure,
+    Training,
+    recipe_from_plain,
+)
+
+__all__ = [
+    "Artifact",
+    "Format",
+    "Recipe",
+    "Scheme",
+    "Settings",
+    "Site",
+    "SiteKind",
+    "SiteReport",
+    "Structure",
+    "Training",
+    "recipe_from_plain",
+]

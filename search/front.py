@@ -1,0 +1,199 @@
+"""Which models are worth showing, which keep the budget, and which one is recommended. One rule, used everywhere.
+
+The rule of recommendation, in words: of the models that keep every limit, the fastest; of those that cannot be told
+apart from it in latency (within :data:`TIE`), the smallest file, then the most accurate. Without a limit on accuracy
+it is the most accurate one instead, ties going to the fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from modeltailor.search.records import AccuracyRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
+from modeltailor.targets import Budget
+
+__all__ = [
+    "TIE",
+    "Figures",
+    "Limit",
+    "Objective",
+    "Violation",
+    "figures_of",
+    "history_figures",
+    "nearest",
+    "pareto_front",
+    "recommend",
+    "violations",
+]
+
+Objective = Literal["accuracy", "latency", "size", "memory"]
+Limit = Literal["latency", "size", "memory", "accuracy", "drop"]
+
+TIE = 0.02
+"""Latencies closer than this share are the same for a decision: half of what one comparison can resolve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """The figures of one model that decisions rest on: the final ones where there are, else those of its trial.
+
+    Attributes:
+        key: the recipe's key.
+        accuracy: on the ``search`` split.
+        test: on the ``test`` split, for finalists.
+        latency_ms: milliseconds of one inference.
+        speedup: over the fp32 original, from interleaved measurement.
+        size_bytes: bytes of the file.
+        memory_bytes: peak resident memory, if it was asked for.
+    """
+
+    key: str
+    accuracy: AccuracyRecord
+    latency_ms: IntervalRecord
+    speedup: IntervalRecord
+    size_bytes: int
+    memory_bytes: int | None = None
+    test: AccuracyRecord | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A limit that is not kept.
+
+    Attributes:
+        limit: which one.
+        allowed: the limit in its own unit (ms, bytes, accuracy, points).
+        value: the end of the interval that was judged, in the same unit.
+        excess: how far over, as a share of the limit (for accuracy: in points of the metric in percent).
+    """
+
+    limit: Limit
+    allowed: float
+    value: float
+    excess: float
+
+
+def figures_of(trial: TrialRecord, final: FinalRecord | None = None) -> Figures | None:
+    """Return the figures of a measured trial, or ``None`` if it failed."""
+    if not trial.is_measured or trial.accuracy is None or trial.latency_ms is None or trial.speedup is None:
+        return None
+    return Figures(
+        key=trial.key,
+        accuracy=trial.accuracy,
+        latency_ms=final.latency_ms if final else trial.latency_ms,
+        speedup=final.speedup if final else trial.speedup,
+        size_bytes=trial.size_bytes,
+        memory_bytes=final.peak_memory_bytes if final and final.peak_memory_bytes else trial.peak_memory_bytes,
+        test=final.test_accuracy if final else None,
+    )
+
+
+def history_figures(history: RunHistory) -> dict[str, Figures]:
+    """Figures by key of everything measured in a run; finals override."""
+    finals = {f.key: f for f in history.finals}
+    found = ((t.key, figures_of(t, finals.get(t.key))) for t in history.trials)
+    return {key: f for key, f in found if f is not None}
+
+
+def _cost(figures: Figures, objective: Objective, minimize: bool) -> float:
+    match objective:
+        case "accuracy":
+            return figures.accuracy.value if minimize else -figures.accuracy.value
+        case "latency":  # the ratio is the stable figure; absolute times drift between measurements
+            return 1.0 / figures.speedup.value
+        case "size":
+            return float(figures.size_bytes)
+        case "memory":
+            return float(figures.memory_bytes or 0)
+
+
+def pareto_front(
+    models: Iterable[Figures],
+    *,
+    minimize: bool = False,
+    objectives: Sequence[Objective] = ("accuracy", "latency", "size"),
+) -> tuple[Figures, ...]:
+    """Return the models that no other model beats or equals in every objective, fastest first.
+
+    Args:
+        models: candidates.
+        minimize: whether a smaller metric is better.
+        objectives: what counts.
+    """
+    rows = sorted({m.key: m for m in models}.values(), key=lambda m: m.key)
+    costs = [tuple(_cost(m, o, minimize) for o in objectives) for m in rows]
+    kept = []
+    for i, mine in enumerate(costs):
+        beaten = any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) and (other != mine or j < i)
+            for j, other in enumerate(costs)
+            if j != i
+        )
+        if not beaten:
+            kept.append(rows[i])
+    return tuple(sorted(kept, key=lambda m: (-m.speedup.value, m.key)))
+
+
+def violations(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Violation, ...]:
+    """Return the limits that a model does not keep, judged on the unfavourable end of each interval.
+
+    The drop is judged on the paired interval of ``search``; for finalists the drop seen on ``test`` must keep it too.
+    """
+    found: list[Violation] = []
+
+    def judge(limit: Limit, allowed: float | None, value: float | None) -> None:
+        if allowed is not None and value is not None and value > allowed:
+            found.append(Violation(limit=limit, allowed=allowed, value=value, excess=(value - allowed) / allowed))
+
+    judge("latency", budget.latency_ms, figures.latency_ms.high)
+    judge("size", budget.size_bytes, float(figures.size_bytes))
+    if budget.memory_bytes is not None and figures.memory_bytes is None:
+        found.append(Violation(limit="memory", allowed=budget.memory_bytes, value=0.0, excess=1.0))
+    judge("memory", budget.memory_bytes, figures.memory_bytes)
+    sign = 1.0 if minimize else -1.0
+    if budget.max_drop is not None:
+        loss = sign * (figures.accuracy.difference_high if minimize else figures.accuracy.difference_low)
+        if figures.test is not None:
+            loss = max(loss, sign * figures.test.difference)
+        points = 100.0 * loss
+        if points > budget.max_drop + 1e-9:
+            found.append(
+                Violation(limit="drop", allowed=budget.max_drop, value=points, excess=points - budget.max_drop)
+            )
+    if budget.min_accuracy is not None:
+        worst = figures.accuracy.high if minimize else figures.accuracy.low
+        short = sign * (worst - budget.min_accuracy)
+        if short > 1e-12:
+            found.append(Violation(limit="accuracy", allowed=budget.min_accuracy, value=worst, excess=100.0 * short))
+    return tuple(found)
+
+
+def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:
+    """Return the recommended model under ``budget``, or ``None`` if no model keeps every limit."""
+    feasible = [m for m in models if not violations(m, budget, minimize=minimize)]
+    if not feasible:
+        return None
+    sign = 1.0 if minimize else -1.0
+    if budget.max_drop is None and budget.min_accuracy is None:
+        return min(feasible, key=lambda m: (sign * m.accuracy.value, -m.speedup.value, m.size_bytes, m.key))
+    fastest = max(m.speedup.value for m in feasible)
+    tied = [m for m in feasible if m.speedup.value >= fastest * (1.0 - TIE)]
+    return min(tied, key=lambda m: (m.size_bytes, sign * m.accuracy.value, m.key))
+
+
+def nearest(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:
+    """Return the model whose worst excess over the limits is smallest; ``None`` if there is no model.
+
+    Points of the metric and shares of a limit are compared as they are: one point weighs as much as 1 % of a limit.
+    """
+
+    def worst(m: Figures) -> tuple[float, str]:
+        over = [
+            v.excess if v.limit not in ("drop", "accuracy") else v.excess / 100.0
+            for v in violations(m, budget, minimize=minimize)
+        ]
+        return (max(over, default=0.0), m.key)
+
+    return min(models, key=worst, default=None)

@@ -1,0 +1,1 @@
+"""modeltailor: tailor a neural network to a device and a budget."""

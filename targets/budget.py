@@ -1,0 +1,51 @@
+"""The user's limits. Hard, not wishes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from modeltailor.errors import ConfigError
+
+__all__ = ["Budget"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """Limits that a model must keep, each checked on the upper end of its confidence interval.
+
+    Attributes:
+        latency_ms: milliseconds of one inference.
+        size_bytes: bytes of the ONNX file.
+        memory_bytes: peak resident memory of a process that loads and runs it.
+        min_accuracy: smallest value of the metric that is allowed.
+        max_drop: largest loss against the original, in points of the metric in percent (1.0 = 0.01 of accuracy).
+
+    Raises:
+        ConfigError: a limit is not finite and positive, or can never be met.
+    """
+
+    latency_ms: float | None = None
+    size_bytes: int | None = None
+    memory_bytes: int | None = None
+    min_accuracy: float | None = None
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("latency_ms", "size_bytes", "memory_bytes"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError("CFG-07", f"budget.{name}", f"must be finite and > 0; got {value}", "give a limit")
+        for name in ("min_accuracy", "max_drop"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise ConfigError("CFG-07", f"budget.{name}", f"must be finite; got {value}", "give a limit")
+        if self.max_drop is not None and self.max_drop < 0:
+            raise ConfigError(
+                "CFG-07", "budget.max_drop", f"must be 0 or more; got {self.max_drop}", "give points lost"
+            )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no limit is set."""
+        return all(getattr(self, name) is None for name in self.__dataclass_fields__)
