@@ -40,6 +40,11 @@ def shown(text: object, longest: int = _LONGEST_SHOWN) -> str:
     return out if len(out) <= longest else out[: longest - 1] + "…"
 
 
+def _sentence(text: str) -> str:
+    end = "" if text[-1] in ".?!" else "."
+    return text[0].upper() + text[1:] + end
+
+
 class ModelTailorError(Exception):
     """Root of all errors that this package raises on purpose.
 
@@ -61,7 +66,7 @@ class ModelTailorError(Exception):
 
     def line(self) -> str:
         """The one line that a person sees."""
-        tail = f" {self.next_step}." if self.next_step else ""
+        tail = f" {_sentence(self.next_step)}" if self.next_step else ""
         return f"error[{self.code}] {self.where}: {self.what}.{tail}"
 
     def __reduce__(self) -> tuple[type[ModelTailorError], tuple[str, str, str, str]]:

@@ -1,0 +1,133 @@
+"""Accuracy of the very file that is handed over, with intervals from the same samples as the original's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeltailor.errors import CandidateError
+from modeltailor.workloads import Metric, Outputs, Split, bind_inputs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from modeltailor.targets import RuntimeOptions
+
+__all__ = ["Accuracy", "judge", "run_split"]
+
+Array = NDArray[Any]
+
+_RESAMPLES = 200
+_Z95 = 1.959964
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """A metric's value on a split, with 95 % intervals.
+
+    Attributes:
+        value: of the metric.
+        low: lower end.
+        high: upper end.
+        difference: to the original on the same samples (candidate - original).
+        difference_low: lower end of the paired interval.
+        difference_high: upper end of the paired interval.
+        n_samples: samples that were scored.
+    """
+
+    value: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    n_samples: int
+
+
+def run_split(model: Path, split: Split, options: RuntimeOptions, *, batch_size: int = 64) -> dict[str, Array]:
+    """Run a built file over a split.
+
+    Returns:
+        outputs by name, rows first.
+
+    Raises:
+        CandidateError: an output is not finite, or all rows of all outputs are the same.
+    """
+    from modeltailor.targets.session import input_specs, open_session, run_batches
+
+    session = open_session(model, options)
+    names = tuple(spec.name for spec in input_specs(session))
+    outputs = run_batches(session, bind_inputs(split.inputs, names), batch_size=batch_size)
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CandidateError("NONFINITE", name, "this output holds NaN or infinity", "")
+    if len(split) > 1 and all(_constant(a) for a in outputs.values()):
+        raise CandidateError("PARITY", model.name, "every sample gives the same output, so a score would be luck", "")
+    return outputs
+
+
+def _constant(array: Array) -> bool:
+    return len(array) > 1 and bool((array == array[:1]).all())
+
+
+def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs | None = None) -> Accuracy:
+    """Score outputs against targets and, paired, against the original's outputs.
+
+    For metrics that are a mean over samples the intervals are normal ones of the mean, the paired one of the mean
+    difference; for all others a percentile bootstrap over samples (Efron 1979) with the same draws for both models.
+
+    Args:
+        metric: what to compute.
+        outputs: of the candidate, rows first.
+        targets: rows first.
+        reference: outputs of the original on the same rows; without them the differences are 0.
+    """
+    value = metric.evaluate(outputs, targets)
+    base = value if reference is None else metric.evaluate(reference, targets)
+    n = len(targets) // metric.rows_per_sample
+    if metric.per_sample is not None:
+        mine = metric.per_sample(outputs, targets)
+        half = _half_width(mine)
+        delta = 0.0 if reference is None else _half_width(mine - metric.per_sample(reference, targets))
+        low, high = value - half, value + half
+        d_low, d_high = value - base - delta, value - base + delta
+    else:
+        low, high, d_low, d_high = _bootstrap(metric, outputs, targets, reference)
+    return Accuracy(
+        value=value,
+        low=low,
+        high=high,
+        difference=value - base,
+        difference_low=d_low,
+        difference_high=d_high,
+        n_samples=n,
+    )
+
+
+def _half_width(per_sample: Array) -> float:
+    if len(per_sample) < 2:
+        return 0.0
+    return float(_Z95 * per_sample.std(ddof=1) / np.sqrt(len(per_sample)))
+
+
+def _bootstrap(
+    metric: Metric, outputs: Outputs, targets: Array, reference: Outputs | None
+) -> tuple[float, float, float, float]:
+    k = metric.rows_per_sample
+    n = len(targets) // k
+    rng = np.random.default_rng(0)  # the same draws for every candidate: comparisons stay paired
+    values, differences = [], []
+    for _ in range(_RESAMPLES):
+        rows = (rng.integers(0, n, n)[:, None] * k + np.arange(k)).ravel()
+        mine = metric.value({o: a[rows] for o, a in outputs.items()}, targets[rows])
+        values.append(mine)
+        if reference is not None:
+            differences.append(mine - metric.value({o: a[rows] for o, a in reference.items()}, targets[rows]))
+    low, high = (float(v) for v in np.nanpercentile(values, [2.5, 97.5]))
+    if not differences:
+        return low, high, 0.0, 0.0
+    d_low, d_high = (float(v) for v in np.nanpercentile(differences, [2.5, 97.5]))
+    return low, high, d_low, d_high

@@ -1,0 +1,495 @@
+"""The stages of a trial, each run in a child process: what they crash, hang or eat is lost there and nowhere else.
+
+Functions here are called by name through :class:`modeltailor.targets.Child`; arguments and results travel pickled
+between our own processes. What is dear to make (the loaded network, calibration, cached parts) stays in the child
+between calls, keyed by the run's work folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modeltailor.compress import Format, Settings, Site, SiteReport, Structure
+from modeltailor.errors import CandidateError, ConfigError, ModelError
+from modeltailor.estimators.accuracy import Accuracy, judge, run_split
+from modeltailor.targets import RuntimeOptions
+from modeltailor.workloads import (
+    MetricSpec,
+    Splits,
+    WorkloadSpec,
+    bind_inputs,
+    check_onnx_file,
+    load_module,
+    load_splits,
+    model_kind,
+    open_split,
+    open_splits,
+    resolve_metric,
+    store_splits,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from modeltailor.compress.formats import Composer
+
+__all__ = [
+    "BuiltModel",
+    "GroupFacts",
+    "PreparedFacts",
+    "RealizedFacts",
+    "ScoredModel",
+    "SiteFacts",
+    "compose",
+    "prepare",
+    "realize_structure",
+    "score",
+    "site_costs",
+    "sites",
+]
+
+ORIGINAL = "original"
+_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupFacts:
+    """A channel group as the search sees it.
+
+    Attributes:
+        name: of the group.
+        channels: how many there are.
+        coupled: whether residual additions tie several layers together.
+        macs_share: share of the network's work in its layers.
+    """
+
+    name: str
+    channels: int
+    coupled: bool
+    macs_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedFacts:
+    """What loading the workload found out.
+
+    Attributes:
+        kind: ``torch``, ``hf`` or ``onnx``.
+        digest: content key of the model's weights.
+        parameters: how many there are.
+        input_names: of the model.
+        fixed_batch: rows of one inference if the model fixes them.
+        split_sizes: samples by split.
+        split_digests: content key by split.
+        notes: what was cut, allowed or left out; for the report.
+        groups: channel groups that can be pruned; empty without a PyTorch model.
+        blocks: blocks that can be taken out.
+        has_student: whether the user gave a factory for students.
+        macs: multiply-accumulate operations of one inference; 0 where unknown.
+    """
+
+    kind: str
+    digest: str
+    parameters: int
+    input_names: tuple[str, ...]
+    fixed_batch: int | None
+    split_sizes: tuple[tuple[str, int], ...]
+    split_digests: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+    groups: tuple[GroupFacts, ...] = ()
+    blocks: tuple[str, ...] = ()
+    has_student: bool = False
+    macs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteFacts:
+    """A site and the formats that can be built there."""
+
+    site: Site
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealizedFacts:
+    """A structure that was built and, if asked, trained."""
+
+    key: str
+    parameters: int
+    macs: int
+    seconds: float
+    from_cache: bool
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltModel:
+    """A built file before it gets its name."""
+
+    data: bytes
+    sites: tuple[SiteReport, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredModel:
+    """What running a built file over a split showed."""
+
+    accuracy: Accuracy
+    kernels: tuple[tuple[str, str], ...]
+    seconds: float
+
+
+@dataclass
+class _Context:
+    """What one child keeps of one run."""
+
+    spec: WorkloadSpec
+    work: Path
+    cache: Path | None
+    splits: Splits
+    module: torch.nn.Module | None
+    input_names: tuple[str, ...]
+    composers: dict[str, Composer] = field(default_factory=dict)
+
+
+_contexts: dict[Path, _Context] = {}
+
+
+# -- the build child ----------------------------------------------------------------------------------------------
+
+
+def prepare(spec: WorkloadSpec, work: Path, cache: Path | None, seed: int, structures: bool) -> PreparedFacts:
+    """Load model and data, check them against each other, and write the fp32 network as ONNX into the work folder.
+
+    Args:
+        spec: the workload as data.
+        work: the run's work folder.
+        cache: where trained structures are kept between runs.
+        seed: of the cut of missing splits.
+        structures: whether channel groups and removable blocks are wanted.
+    """
+    kind = model_kind(spec.model, spec.root)
+    if kind == "onnx":
+        check_onnx_file(spec.root / spec.model.source)
+    metric = resolve_metric(spec.metric, spec.root)
+    splits = load_splits(spec.data, spec.root, rows_per_sample=metric.rows_per_sample, seed=seed)
+    digests = store_splits(splits, work / "data")
+    context = _open(spec, work, cache, splits)
+    target = work / f"{ORIGINAL}.onnx"
+    notes = list(splits.notes)
+    if context.module is None:
+        fixed, parameters, macs = _adopt_onnx(spec.root / spec.model.source, target, splits)
+        groups: tuple[GroupFacts, ...] = ()
+        blocks: tuple[str, ...] = ()
+    else:
+        fixed = None
+        notes += _export(context, context.module, target)
+        groups, blocks, macs = _structure_facts(context) if structures else ((), (), 0)
+        parameters = sum(p.numel() for p in context.module.parameters())
+    return PreparedFacts(
+        kind=kind,
+        digest=_weights_digest(target),
+        parameters=parameters,
+        input_names=context.input_names,
+        fixed_batch=fixed,
+        split_sizes=tuple((s.name, len(s) // metric.rows_per_sample) for s in splits.present()),
+        split_digests=tuple(digests.items()),
+        notes=tuple(notes),
+        groups=groups,
+        blocks=blocks,
+        has_student=bool(spec.model.student),
+        macs=macs,
+    )
+
+
+def _open(spec: WorkloadSpec, work: Path, cache: Path | None, splits: Splits | None = None) -> _Context:
+    found = _contexts.get(work)
+    if found is not None and splits is None:
+        return found
+    splits = splits or open_splits(work / "data")
+    if model_kind(spec.model, spec.root) == "onnx":
+        module, names = None, _onnx_inputs(spec.root / spec.model.source)
+    else:
+        module = load_module(spec.model, spec.root)
+        names = _module_inputs(module, splits)
+    made = _Context(spec=spec, work=work, cache=cache, splits=splits, module=module, input_names=names)
+    _contexts[work] = made
+    return made
+
+
+def _module_inputs(module: torch.nn.Module, splits: Splits) -> tuple[str, ...]:
+    import inspect
+
+    given = list(splits.search.inputs)
+    accepted = list(inspect.signature(module.forward).parameters)
+    if len(given) == 1 and given[0] not in accepted:
+        return (accepted[0] if accepted and accepted[0] not in ("args", "kwargs") else "x",)
+    missing = [n for n in given if n not in accepted]
+    if missing:
+        raise ConfigError(
+            "CFG-15", "data", f"the model's forward takes {', '.join(accepted)}; the data has '{missing[0]}'",
+            "name the arrays x.NAME after the arguments of forward",
+        )  # fmt: skip
+    return tuple(n for n in accepted if n in given)
+
+
+def _onnx_inputs(path: Path) -> tuple[str, ...]:
+    import onnx
+
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:
+        raise ModelError(
+            "MODEL-02",
+            path.name,
+            f"not a readable ONNX file ({path.stat().st_size:,} bytes)",
+            "export or download it again",
+        ) from error
+    held = {i.name for i in graph.initializer}
+    names = tuple(i.name for i in graph.input if i.name not in held)
+    if not names or not graph.output or not graph.node:
+        raise ModelError("MODEL-17", path.name, "has no inputs, no outputs or no nodes", "export it again")
+    return names
+
+
+def _adopt_onnx(source: Path, target: Path, splits: Splits) -> tuple[int | None, int, int]:
+    """Copy the user's file into the work folder after checking it. Returns fixed batch, parameters and MACs (0)."""
+    import onnx
+
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise ModelError("MODEL-02", source.name, f"the ONNX checker refuses it: {error}", "export it again") from error
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError("MODEL-16", tensor.name, "NaN or infinity in the weights", "check the training")
+    held = {i.name for i in model.graph.initializer}
+    inputs = [i for i in model.graph.input if i.name not in held]
+    shapes = {
+        i.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in i.type.tensor_type.shape.dim)
+        for i in inputs
+    }
+    bind_inputs(splits.search.take(slice(0, 1)).inputs, tuple(shapes), shapes)
+    first = next(iter(shapes.values()))
+    parameters = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
+    onnx.save(model, target)
+    return (first[0] if first else None), parameters, 0
+
+
+def _example(context: _Context, rows: int = 2) -> dict[str, torch.Tensor]:
+    import torch
+
+    few = context.splits.calibration.take(slice(0, rows)).inputs
+    bound = bind_inputs({k: np.array(v) for k, v in few.items()}, context.input_names)
+    return {k: torch.from_numpy(v) for k, v in bound.items()}
+
+
+def _export(context: _Context, module: torch.nn.Module, target: Path) -> list[str]:
+    from modeltailor.workloads.export import export_onnx
+
+    note = export_onnx(module, _example(context), target, input_names=context.input_names)
+    return [str(note)] if note else []
+
+
+def _weights_digest(path: Path) -> str:
+    from modeltailor.durable import sha256_file
+
+    return sha256_file(path)[:16]
+
+
+def _structure_facts(context: _Context) -> tuple[tuple[GroupFacts, ...], tuple[str, ...], int]:
+    from modeltailor.compress import structure
+
+    assert context.module is not None
+    example = _example(context)
+    groups = tuple(
+        GroupFacts(name=g.name, channels=g.channels, coupled=g.coupled, macs_share=g.macs_share)
+        for g in structure.channel_groups(context.module, example)
+    )
+    blocks = tuple(structure.removable_blocks(context.module, example))
+    return groups, blocks, structure.count_macs(context.module, example)
+
+
+def realize_structure(
+    spec: WorkloadSpec, work: Path, cache: Path | None, structure: Structure, seed: int, deadline_s: float | None
+) -> RealizedFacts:
+    """Build a structure, teach it, and write it as fp32 ONNX into the work folder.
+
+    Raises:
+        CandidateError: it cannot be built or exported, or its training did not end in time.
+    """
+    from modeltailor.compress import structure as room
+
+    started = time.monotonic()
+    context = _open(spec, work, cache)
+    if context.module is None:
+        raise CandidateError("UNSUPPORTED", structure.key, "changing the structure needs a PyTorch model", "")
+    target = work / f"{structure.key}.onnx"
+    progress = work / "progress"
+
+    def report(share: float) -> None:
+        progress.write_text(f"{share:.4f}")
+
+    realized = room.realize(
+        structure,
+        context.module,
+        example_inputs=_example(context),
+        train=_training_data(context),
+        calibration=_calibration(context),
+        cache_dir=cache / "structures" if cache else None,
+        seed=seed,
+        progress=report,
+        deadline_s=deadline_s,
+    )
+    progress.unlink(missing_ok=True)
+    if not target.exists():
+        _export(context, realized.module, target)
+    return RealizedFacts(
+        key=structure.key,
+        parameters=realized.parameters,
+        macs=realized.macs,
+        seconds=time.monotonic() - started,
+        from_cache=realized.from_cache,
+        trained=realized.trained,
+    )
+
+
+def _training_data(context: _Context) -> Any:
+    from modeltailor.compress.structure import TrainingData
+
+    split = context.splits.train
+    if split is None:
+        return None
+    return TrainingData(inputs=bind_inputs(split.inputs, context.input_names), labels=split.targets)
+
+
+def _calibration(context: _Context) -> dict[str, Any]:
+    return bind_inputs({k: np.array(v) for k, v in context.splits.calibration.inputs.items()}, context.input_names)
+
+
+def _composer(spec: WorkloadSpec, work: Path, cache: Path | None, structure_key: str, seed: int) -> Composer:
+    from modeltailor.compress.formats import Composer
+
+    context = _open(spec, work, cache)
+    found = context.composers.get(structure_key)
+    if found is None:
+        source = work / f"{structure_key}.onnx"
+        if not source.exists():
+            raise CandidateError("EXPORT", structure_key, "its exported network is gone", "")
+        found = Composer(source, _calibration(context), cache_dir=work / "parts", seed=seed)
+        context.composers[structure_key] = found
+    return found
+
+
+def sites(spec: WorkloadSpec, work: Path, cache: Path | None, structure_key: str, seed: int) -> tuple[SiteFacts, ...]:
+    """List the sites of a structure and what can be built at each."""
+    composer = _composer(spec, work, cache, structure_key, seed)
+    return tuple(SiteFacts(site=s, formats=tuple(f.name for f in composer.formats(s))) for s in composer.sites)
+
+
+def baselines(
+    spec: WorkloadSpec, work: Path, cache: Path | None, structure_key: str, seed: int
+) -> tuple[tuple[str, tuple[tuple[str, str], ...], Settings], ...]:
+    """List the uniform baselines of a structure: label, format name by site, settings."""
+    composer = _composer(spec, work, cache, structure_key, seed)
+    return tuple(
+        (label, tuple(sorted((s, f.name) for s, f in formats.items())), settings)
+        for label, (formats, settings) in composer.baselines().items()
+    )
+
+
+def site_costs(
+    spec: WorkloadSpec, work: Path, cache: Path | None, structure_key: str, seed: int, settings: Settings
+) -> tuple[tuple[str, str, int, float], ...]:
+    """Return site, format, stored bytes and accuracy sensitivity (KL or squared error) of every option."""
+    from modeltailor.estimators.sensitivity import sensitivities
+
+    composer = _composer(spec, work, cache, structure_key, seed)
+    found = sensitivities(composer, settings=settings)
+    return tuple(
+        (site, name, composer.stored_bytes(_site(composer, site), Format.parse(name), settings), float(loss))
+        for (site, name), loss in sorted(found.items())
+    )
+
+
+def _site(composer: Composer, name: str) -> Site:
+    return next(s for s in composer.sites if s.name == name)
+
+
+def compose(
+    spec: WorkloadSpec,
+    work: Path,
+    cache: Path | None,
+    structure_key: str,
+    seed: int,
+    formats: Mapping[str, str],
+    settings: Settings,
+) -> BuiltModel:
+    """Put a candidate together.
+
+    Raises:
+        CandidateError: it cannot be built.
+    """
+    started = time.monotonic()
+    composer = _composer(spec, work, cache, structure_key, seed)
+    made = composer.compose({s: Format.parse(f) for s, f in formats.items()}, settings)
+    return BuiltModel(data=made.model_bytes, sites=made.sites, seconds=time.monotonic() - started)
+
+
+# -- the score child ----------------------------------------------------------------------------------------------
+
+
+def score(
+    work: Path,
+    model: Path,
+    split_name: str,
+    metric_spec: MetricSpec,
+    root: Path,
+    input_names: tuple[str, ...],
+    options: RuntimeOptions,
+    fixed_batch: int | None,
+    site_reports: tuple[SiteReport, ...],
+    is_reference: bool,
+) -> ScoredModel:
+    """Run a built file over a split and score it, paired with the original's outputs on the same samples.
+
+    Args:
+        is_reference: this is the fp32 original: keep its outputs for the comparisons that follow.
+
+    Raises:
+        CandidateError: outputs are not finite or constant, or the metric failed.
+        DataError: the metric failed.
+    """
+    started = time.monotonic()
+    split = open_split(work / "data", split_name)
+    if split is None or split.targets is None:
+        raise CandidateError("EVAL", split_name, "the stored split is gone", "")
+    metric = resolve_metric(metric_spec, root)
+    outputs = run_split(model, split, options, batch_size=fixed_batch or _BATCH)
+    kept = work / f"outputs-{split_name}.npz"
+    reference = None
+    if is_reference:
+        np.savez(kept, **outputs)  # type: ignore[arg-type]
+    elif kept.exists():
+        with np.load(kept) as archive:
+            reference = {k: archive[k] for k in archive.files}
+        outputs = dict(zip(reference, outputs.values(), strict=True))
+    accuracy = judge(metric, outputs, np.asarray(split.targets), reference)
+    return ScoredModel(
+        accuracy=accuracy, kernels=_kernels(model, options, site_reports), seconds=time.monotonic() - started
+    )
+
+
+def _kernels(model: Path, options: RuntimeOptions, reports: tuple[SiteReport, ...]) -> tuple[tuple[str, str], ...]:
+    from modeltailor.compress.formats import executed_kernels
+    from modeltailor.targets.session import optimized_model
+
+    return tuple(sorted(executed_kernels(optimized_model(model, options), reports).items()))
