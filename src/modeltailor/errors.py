@@ -57,6 +57,9 @@ class ModelTailorError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    detail: str = ""
+    """Text for ``--debug`` and the log: a traceback, the end of what a process printed."""
+
     def __init__(self, code: str, where: object, what: str, next_step: str = "") -> None:
         self.code = code
         self.where = shown(where)
@@ -69,8 +72,8 @@ class ModelTailorError(Exception):
         tail = f" {_sentence(self.next_step)}" if self.next_step else ""
         return f"error[{self.code}] {self.where}: {self.what}.{tail}"
 
-    def __reduce__(self) -> tuple[type[ModelTailorError], tuple[str, str, str, str]]:
-        return type(self), (self.code, self.where, self.what, self.next_step)
+    def __reduce__(self) -> tuple[type[ModelTailorError], tuple[str, str, str, str], dict[str, str]]:
+        return type(self), (self.code, self.where, self.what, self.next_step), {"detail": self.detail}
 
 
 class ConfigError(ModelTailorError):

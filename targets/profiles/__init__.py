@@ -1,0 +1,1 @@
+"""Device profiles as data: one YAML file a device and runtime."""

@@ -1,0 +1,305 @@
+"""ONNX Runtime sessions: the only place where they are created."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from modeltailor.errors import DeviceError, ModelError
+from modeltailor.targets.device import Inputs, RuntimeOptions
+
+__all__ = [
+    "NodeTime",
+    "TensorSpec",
+    "input_specs",
+    "open_session",
+    "optimized_model",
+    "output_specs",
+    "profile_nodes",
+    "run_batches",
+    "runtime_name",
+]
+
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output as the runtime sees it.
+
+    Attributes:
+        name: of the tensor.
+        dtype: NumPy name such as ``float32``; the runtime's own name where NumPy has none.
+        shape: sizes; a name or ``None`` where the size is free.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTime:
+    """Time of one node of the optimized graph.
+
+    Attributes:
+        name: of the node, after optimization.
+        op_type: operator that ran.
+        domain: of the operator; empty for standard ONNX.
+        provider: execution provider that ran it.
+        ms: mean milliseconds of a call.
+        calls: number of timed calls.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    provider: str
+    ms: float
+    calls: int
+
+
+def runtime_name() -> str:
+    """Name and version of the runtime, as in ``onnxruntime 1.32.0``."""
+    return f"onnxruntime {ort.__version__}"
+
+
+def _session_options(options: RuntimeOptions) -> ort.SessionOptions:
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = options.intra_op_threads
+    made.inter_op_num_threads = 1
+    made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    made.log_severity_level = 3  # errors only
+    made.graph_optimization_level = _LEVELS[options.optimization]
+    spinning = "1" if options.spinning else "0"
+    made.add_session_config_entry("session.intra_op.allow_spinning", spinning)
+    made.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    return made
+
+
+def _open(model: Path | bytes, options: RuntimeOptions, made: ort.SessionOptions) -> ort.InferenceSession:
+    available = ort.get_available_providers()
+    if options.provider not in available:
+        raise DeviceError(
+            "DEV-02",
+            options.provider,
+            f"this ONNX Runtime has no such execution provider; it has {', '.join(available)}",
+            "install the runtime build that has it, or choose another target",
+        )
+    made.graph_optimization_level = _LEVELS[options.optimization]
+    source = model if isinstance(model, bytes) else str(model)
+    name = "model" if isinstance(model, bytes) else model.name
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelError("MODEL-02", model, "no such file", "check the path")
+    providers = list(dict.fromkeys((options.provider, "CPUExecutionProvider")))
+    try:
+        session = ort.InferenceSession(source, made, providers=providers)
+    except Exception as error:  # the runtime's own exceptions share no base class
+        raise ModelError("MODEL-08", name, f"ONNX Runtime cannot load it: {_first_line(error)}") from error
+    if options.provider not in session.get_providers():
+        raise DeviceError(
+            "DEV-02", options.provider, "the runtime fell back to the CPU without a word", "check its drivers"
+        )
+    return session
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def open_session(model: Path | bytes, options: RuntimeOptions) -> ort.InferenceSession:
+    """Open a session with set threads, operators one after another, and only errors logged.
+
+    Raises:
+        ModelError: the file is missing or the runtime refuses it.
+        DeviceError: the execution provider is missing, or fell back to the CPU.
+    """
+    return _open(model, options, _session_options(options))
+
+
+def _specs(arguments: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name=a.name, dtype=_TYPES.get(a.type, a.type), shape=tuple(d if d != "" else None for d in a.shape))
+        for a in arguments
+    )
+
+
+def _as_session(model: ort.InferenceSession | Path | bytes, options: RuntimeOptions | None) -> ort.InferenceSession:
+    if isinstance(model, ort.InferenceSession):
+        return model
+    return open_session(model, options or RuntimeOptions())
+
+
+def input_specs(model: ort.InferenceSession | Path | bytes) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a session or a model file, in order."""
+    return _specs(_as_session(model, RuntimeOptions(optimization="none")).get_inputs())
+
+
+def output_specs(model: ort.InferenceSession | Path | bytes) -> tuple[TensorSpec, ...]:
+    """Return the outputs of a session or a model file, in order."""
+    return _specs(_as_session(model, RuntimeOptions(optimization="none")).get_outputs())
+
+
+def _batches(
+    inputs: Inputs, batch_size: int, fixed: int | None
+) -> Iterator[tuple[dict[str, NDArray[np.generic]], int]]:
+    """Yield feeds and the number of their real rows; a model with a fixed batch gets its last batch filled up."""
+    n_samples = len(next(iter(inputs.values())))
+    step = fixed or batch_size
+    for start in range(0, n_samples, step):
+        feed = {name: np.ascontiguousarray(value[start : start + step]) for name, value in inputs.items()}
+        n_real = min(step, n_samples - start)
+        if fixed is not None and n_real < fixed:
+            feed = {k: np.concatenate([v, np.repeat(v[-1:], fixed - n_real, axis=0)]) for k, v in feed.items()}
+        yield feed, n_real
+
+
+def run_batches(
+    model: ort.InferenceSession | Path | bytes,
+    inputs: Inputs,
+    *,
+    batch_size: int,
+    output_names: Sequence[str] | None = None,
+    options: RuntimeOptions | None = None,
+) -> dict[str, NDArray[np.generic]]:
+    """Run a model over all samples and return its outputs by name.
+
+    Args:
+        model: a session, or a model to open with ``options``.
+        inputs: arrays by input name, shape ``(n_samples, ...)``.
+        batch_size: samples a run; a batch size that the model fixes wins.
+        output_names: outputs to fetch; all if ``None``.
+        options: how a session is opened when ``model`` is none.
+
+    Returns:
+        Arrays of shape ``(n_samples, ...)``.
+
+    Raises:
+        ModelError: the runtime refuses the model, or fails while running it.
+    """
+    session = _as_session(model, options)
+    names = list(output_names or (o.name for o in session.get_outputs()))
+    sizes = {a.shape[0] for a in session.get_inputs() if a.name in inputs and a.shape}
+    fixed = next((s for s in sizes if isinstance(s, int)), None)
+    parts: list[list[NDArray[np.generic]]] = [[] for _ in names]
+    for feed, n_real in _batches(inputs, batch_size, fixed):
+        try:
+            values = session.run(names, feed)
+        except Exception as error:  # the runtime's own exceptions share no base class
+            raise ModelError("MODEL-09", "model", f"ONNX Runtime cannot run it: {_first_line(error)}") from error
+        n_given = len(next(iter(feed.values())))
+        for kept, value in zip(parts, values, strict=True):
+            rows = np.asarray(value)
+            if rows.ndim == 0 or len(rows) != n_given:
+                raise ModelError(
+                    "MODEL-10",
+                    "model",
+                    f"every output must have one row a sample; got {rows.shape} for {n_given} samples",
+                )
+            kept.append(rows[:n_real])
+    return {name: np.concatenate(kept) for name, kept in zip(names, parts, strict=True)}
+
+
+def optimized_model(model: Path | bytes, options: RuntimeOptions | None = None) -> onnx.ModelProto:
+    """Return the graph that really runs, as the runtime writes it after its optimizations.
+
+    Raises:
+        ModelError: as :func:`open_session`.
+    """
+    chosen = options or RuntimeOptions()
+    with tempfile.TemporaryDirectory(prefix="modeltailor-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        made = _session_options(chosen)
+        made.optimized_model_filepath = str(path)
+        made.log_severity_level = 4  # it warns that the file is only good for this machine, which is what is wanted
+        _open(model, chosen, made)
+        return onnx.load(path)
+
+
+def profile_nodes(
+    model: Path | bytes, inputs: Inputs, options: RuntimeOptions | None = None, n: int = 50
+) -> tuple[NodeTime, ...]:
+    """Time each node with the runtime's own profiler, in the order of execution.
+
+    The profiler itself costs some microseconds a node: use shares, not absolute times.
+
+    Args:
+        model: file or bytes.
+        inputs: one batch, fed as it is.
+        options: how the session is opened.
+        n: timed runs, after a tenth as many dropped ones.
+
+    Raises:
+        ModelError: the runtime refuses the model, or fails while running it.
+    """
+    chosen = options or RuntimeOptions()
+    n_dropped = max(2, n // 10)
+    with tempfile.TemporaryDirectory(prefix="modeltailor-") as folder:
+        made = _session_options(chosen)
+        made.enable_profiling = True
+        made.profile_file_prefix = os.fspath(Path(folder) / "profile")
+        made.optimized_model_filepath = os.fspath(Path(folder) / "optimized.onnx")
+        made.log_severity_level = 4  # as in optimized_model
+        session = _open(model, chosen, made)
+        feed = dict(inputs)
+        try:
+            for _ in range(n + n_dropped):
+                session.run(None, feed)
+        except Exception as error:  # the runtime's own exceptions share no base class
+            raise ModelError("MODEL-09", "model", f"ONNX Runtime cannot run it: {_first_line(error)}") from error
+        finally:
+            with contextlib.suppress(Exception):
+                written = session.end_profiling()
+        events = json.loads(Path(written).read_text(encoding="utf-8", errors="replace"))
+        graph = onnx.load(made.optimized_model_filepath, load_external_data=False).graph
+    return _node_times(events, n_dropped, {(n.name, n.op_type): n.domain for n in graph.node})
+
+
+def _node_times(
+    events: list[dict[str, object]], n_dropped: int, domains: dict[tuple[str, str], str]
+) -> tuple[NodeTime, ...]:
+    times: dict[tuple[str, ...], list[float]] = {}
+    for event in events:
+        name, arguments = str(event.get("name", "")), event.get("args")
+        if event.get("cat") != "Node" or not name.endswith("_kernel_time") or not isinstance(arguments, dict):
+            continue
+        key = (
+            name.removesuffix("_kernel_time"),
+            *(str(arguments.get(k, "")) for k in ("op_name", "provider", "node_index")),
+        )
+        times.setdefault(key, []).append(float(str(event["dur"])) / 1000.0)
+    return tuple(
+        NodeTime(
+            name=name,
+            op_type=op_type,
+            domain=domains.get((name, op_type), ""),
+            provider=provider,
+            ms=fmean(kept),
+            calls=len(kept),
+        )
+        for (name, op_type, provider, _), values in times.items()
+        if (kept := values[n_dropped:] or values)
+    )
