@@ -18,10 +18,11 @@ __all__ = [
     "TIE",
     "Figures",
     "Limit",
+    "Margin",
     "Objective",
-    "Violation",
     "figures_of",
     "history_figures",
+    "margins",
     "nearest",
     "pareto_front",
     "recommend",
@@ -59,20 +60,25 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Violation:
-    """A limit that is not kept.
+class Margin:
+    """How a model stands to one limit of the budget.
 
     Attributes:
         limit: which one.
         allowed: the limit in its own unit (ms, bytes, accuracy, points).
-        value: the end of the interval that was judged, in the same unit.
-        excess: how far over, as a share of the limit (for accuracy: in points of the metric in percent).
+        value: the end of the interval that was judged, in the same unit; ``None`` if it was not measured.
+        excess: how far over, negative if under, as a share of the limit; for accuracy in points of the metric in percent.
     """
 
     limit: Limit
     allowed: float
-    value: float
+    value: float | None
     excess: float
+
+    @property
+    def kept(self) -> bool:
+        """Whether the limit is kept."""
+        return self.value is not None and self.excess <= 1e-9
 
 
 def figures_of(trial: TrialRecord, final: FinalRecord | None = None) -> Figures | None:
@@ -136,21 +142,20 @@ def pareto_front(
     return tuple(sorted(kept, key=lambda m: (-m.speedup.value, m.key)))
 
 
-def violations(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Violation, ...]:
-    """Return the limits that a model does not keep, judged on the unfavourable end of each interval.
+def margins(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Margin, ...]:
+    """Return how a model stands to each limit, judged on the unfavourable end of each interval.
 
     The drop is judged on the paired interval of ``search``; for finalists the drop seen on ``test`` must keep it too.
     """
-    found: list[Violation] = []
+    found: list[Margin] = []
 
     def judge(limit: Limit, allowed: float | None, value: float | None) -> None:
-        if allowed is not None and value is not None and value > allowed:
-            found.append(Violation(limit=limit, allowed=allowed, value=value, excess=(value - allowed) / allowed))
+        if allowed is not None:
+            excess = 1.0 if value is None else (value - allowed) / allowed
+            found.append(Margin(limit=limit, allowed=allowed, value=value, excess=excess))
 
     judge("latency", budget.latency_ms, figures.latency_ms.high)
     judge("size", budget.size_bytes, float(figures.size_bytes))
-    if budget.memory_bytes is not None and figures.memory_bytes is None:
-        found.append(Violation(limit="memory", allowed=budget.memory_bytes, value=0.0, excess=1.0))
     judge("memory", budget.memory_bytes, figures.memory_bytes)
     sign = 1.0 if minimize else -1.0
     if budget.max_drop is not None:
@@ -158,16 +163,17 @@ def violations(figures: Figures, budget: Budget, *, minimize: bool = False) -> t
         if figures.test is not None:
             loss = max(loss, sign * figures.test.difference)
         points = 100.0 * loss
-        if points > budget.max_drop + 1e-9:
-            found.append(
-                Violation(limit="drop", allowed=budget.max_drop, value=points, excess=points - budget.max_drop)
-            )
+        found.append(Margin(limit="drop", allowed=budget.max_drop, value=points, excess=points - budget.max_drop))
     if budget.min_accuracy is not None:
         worst = figures.accuracy.high if minimize else figures.accuracy.low
-        short = sign * (worst - budget.min_accuracy)
-        if short > 1e-12:
-            found.append(Violation(limit="accuracy", allowed=budget.min_accuracy, value=worst, excess=100.0 * short))
+        short = 100.0 * sign * (worst - budget.min_accuracy)
+        found.append(Margin(limit="accuracy", allowed=budget.min_accuracy, value=worst, excess=short))
     return tuple(found)
+
+
+def violations(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Margin, ...]:
+    """Return the limits that a model does not keep."""
+    return tuple(m for m in margins(figures, budget, minimize=minimize) if not m.kept)
 
 
 def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:
