@@ -36,6 +36,7 @@ from modeltailor.workloads import (
 
 if TYPE_CHECKING:
     import torch
+
     from modeltailor.compress.formats import Composer
 
 __all__ = [

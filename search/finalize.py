@@ -1,0 +1,108 @@
+"""The end of a run: finalists measured again, interleaved and in fresh processes, and scored once on ``test``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from modeltailor.compress import SiteReport
+from modeltailor.errors import CandidateError, DeviceError
+from modeltailor.estimators.latency import certify
+from modeltailor.search.executor import LocalExecutor, accuracy_record, interval_record
+from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
+from modeltailor.search.records import FinalRecord, RunHistory, TrialRecord
+from modeltailor.targets import Budget
+
+__all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
+
+MOST_FINALISTS = 14
+
+
+def choose_finalists(
+    history: RunHistory, budget: Budget, *, minimize: bool, objectives: Sequence[Objective], most: int = MOST_FINALISTS
+) -> tuple[TrialRecord, ...]:
+    """Return the trials worth certifying: the original, the best uniform ones, the recommended one, and the front.
+
+    A longer front is thinned evenly along its speed; its ends, the recommended model and one model an axis stay.
+    """
+    by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
+    figures = {k: f for k, f in history_figures(history).items()}
+    front = [f.key for f in pareto_front(figures.values(), minimize=minimize, objectives=objectives)]
+    must: list[str] = [t.key for t in history.trials if t.role == "fp32" and t.is_measured][:1]
+    best = recommend(figures.values(), budget, minimize=minimize)
+    if best is not None:
+        must.append(best.key)
+    uniform = [f for t in history.trials if t.role == "baseline" and (f := figures_of(t)) is not None]
+    chosen = recommend(uniform, budget, minimize=minimize) or max(uniform, key=lambda f: f.speedup.value, default=None)
+    if chosen is not None:
+        must.append(chosen.key)
+    for axis in ("formats", "sparsity", "student"):
+        first = next((k for k in front if _axis(by_key[k]) == axis), None)
+        if first is not None:
+            must.append(first)
+    room = max(0, most - len(set(must)))
+    rest = [k for k in front if k not in must]
+    if len(rest) > room:
+        rest = [rest[round(i * (len(rest) - 1) / max(1, room - 1))] for i in range(room)] if room else []
+    keys = list(dict.fromkeys([*must, *rest]))
+    return tuple(by_key[k] for k in keys)
+
+
+def _axis(trial: TrialRecord) -> str:
+    structure = trial.recipe.get("structure")
+    assert isinstance(structure, dict)
+    if structure["removed"] or structure["width"] != 1.0 or structure["depth"] != 1.0:
+        return "student"
+    return "sparsity" if structure["keep"] else "formats"
+
+
+def certify_finalists(
+    executor: LocalExecutor,
+    finalists: Sequence[TrialRecord],
+    *,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[FinalRecord, ...]:
+    """Measure and score finalists.
+
+    Args:
+        executor: which measures; its baseline is set.
+        finalists: the original first.
+        seconds: wall clock that is left; fewer pairs are measured when it is short, and the verdict says so.
+        say: told what is going on.
+
+    Returns:
+        one record a finalist that could be measured again; one that fails now is left out.
+    """
+    scored = {}
+    for trial in finalists:
+        say(f"scoring {trial.label or trial.key[:8]} on test")
+        path = executor.folder.artifact(trial.sha256)
+        reports = tuple(
+            SiteReport(
+                site=s.site, format=s.format, storage_bits=s.storage_bits, stored_bytes=s.stored_bytes, kernel=s.executed_kernel
+            )
+            for s in trial.sites
+        )
+        try:
+            scored[trial.key] = executor.score(path, reports, "test", is_reference=trial.role == "fp32")
+        except CandidateError:
+            continue
+    kept = [t for t in finalists if t.key in scored]
+    paths = [executor.folder.artifact(t.sha256) for t in kept]
+    say(f"certifying the latency of {len(kept)} finalists")
+    try:
+        measured = certify(executor.device, (executor.baseline, *paths), executor.inputs(), seconds=seconds, memory=True)
+    except (CandidateError, DeviceError):
+        return ()
+    return tuple(
+        FinalRecord(
+            key=t.key,
+            latency_ms=interval_record(m.latency_ms),
+            speedup=interval_record(m.speedup),
+            test_accuracy=accuracy_record(scored[t.key].accuracy),
+            peak_memory_bytes=m.peak_memory_bytes,
+            load_ms=m.load_ms,
+            verdict=m.verdict,
+        )
+        for t, m in zip(kept, measured, strict=True)
+    )

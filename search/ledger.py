@@ -1,0 +1,149 @@
+"""The book of a study: which trials were asked for, which finished, and what they found. Optuna behind one door.
+
+A finished trial's record is stored before its state, so a kill between the two loses nothing: on resume the state is
+told from the record. A trial that was running when the process died is asked for again, at most
+:data:`MOST_ATTEMPTS` times in all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from modeltailor.search.front import Objective, figures_of, margins
+from modeltailor.search.records import TrialRecord
+from modeltailor.search.run_folder import disk_faults
+from modeltailor.targets import Budget
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["MOST_ATTEMPTS", "Ledger"]
+
+MOST_ATTEMPTS = 2
+
+
+class Ledger:
+    """Bookkeeping over an Optuna study.
+
+    Args:
+        study: where trials live.
+        objectives: what is minimised, in the order of the study's directions.
+        budget: limits that become constraints.
+        minimize: whether a smaller metric is better.
+    """
+
+    def __init__(
+        self, study: optuna.Study, *, objectives: Sequence[Objective], budget: Budget, minimize: bool = False
+    ) -> None:
+        self.study = study
+        self.objectives = tuple(objectives)
+        self.budget = budget
+        self.minimize = minimize
+        self._records: dict[int, TrialRecord] = {}
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All finished trials with a record of their own, by number."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number not in self._records and "record" in trial.user_attrs and trial.state.is_finished():
+                self._records[trial.number] = TrialRecord.model_validate_json(trial.user_attrs["record"])
+        return tuple(self._records[n] for n in sorted(self._records))
+
+    def by_key(self) -> dict[str, TrialRecord]:
+        """Finished trials by recipe key; the first one where a recipe was evaluated twice."""
+        found: dict[str, TrialRecord] = {}
+        for record in self.records():
+            found.setdefault(record.key, record)
+        return found
+
+    def next_number(self) -> int:
+        """The number that the next trial will get."""
+        return len(self.study.get_trials(deepcopy=False))
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """A JSON value kept with the study."""
+        stored = self.study.user_attrs.get(name)
+        return default if stored is None else json.loads(stored)
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep a JSON value with the study."""
+        with disk_faults("study.db"):
+            self.study.set_user_attr(name, json.dumps(value))
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    def add(self, record: TrialRecord) -> None:
+        """Store a finished trial that no sampler asked for, in one transaction."""
+        import optuna
+
+        values, state = self._values(record)
+        trial = optuna.trial.create_trial(
+            state=state,
+            values=values,
+            user_attrs={"record": record.model_dump_json(), "label": record.label or record.role},
+            constraints=self._constraints(record) if values else {},
+        )
+        with disk_faults("study.db"):
+            self.study.add_trial(trial)
+
+    def finish(self, trial: optuna.trial.Trial, record: TrialRecord, *, copy_of: int | None = None) -> None:
+        """Store the record of a trial that was asked for, then its state.
+
+        Args:
+            trial: what :meth:`optuna.Study.ask` gave.
+            record: what was found.
+            copy_of: the same recipe was evaluated as that trial; nothing new was measured and no new record is kept.
+        """
+        values, state = self._values(record)
+        with disk_faults("study.db"):
+            if copy_of is None:
+                trial.set_user_attr("label", record.label or record.role)
+                trial.set_user_attr("record", record.model_dump_json())
+            else:
+                trial.set_user_attr("copy_of", copy_of)
+            if values:
+                for name, value in self._constraints(record).items():
+                    trial.set_constraint(name, value)
+            self.study.tell(trial, values, state=state)
+
+    def recover(self) -> int:
+        """Settle what a killed process left running. Returns how many trials will be asked for again."""
+        import optuna
+
+        again = 0
+        for trial in self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            with disk_faults("study.db"):
+                stored = trial.user_attrs.get("record")
+                if stored is not None:
+                    values, state = self._values(TrialRecord.model_validate_json(stored))
+                    self.study.tell(trial.number, values, state=state)
+                    continue
+                attempts = int(trial.user_attrs.get("attempts", 1))
+                self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+                if attempts < MOST_ATTEMPTS and trial.params:
+                    self.study.enqueue_trial(dict(trial.params), user_attrs={"attempts": attempts + 1})
+                    again += 1
+        return again
+
+    def _values(self, record: TrialRecord) -> tuple[list[float] | None, optuna.trial.TrialState]:
+        import optuna
+
+        figures = figures_of(record)
+        if figures is None:
+            return None, optuna.trial.TrialState.FAIL
+        sign = 1.0 if self.minimize else -1.0
+        by_name: Mapping[Objective, float] = {
+            "accuracy": sign * figures.accuracy.difference,  # the loss against the original
+            "latency": 1.0 / figures.speedup.value,
+            "size": float(figures.size_bytes),
+            "memory": float(figures.memory_bytes or 0),
+        }
+        return [by_name[o] for o in self.objectives], optuna.trial.TrialState.COMPLETE
+
+    def _constraints(self, record: TrialRecord) -> dict[str, float]:
+        figures = figures_of(record)
+        assert figures is not None
+        return {m.limit: m.excess for m in margins(figures, self.budget, minimize=self.minimize)}

@@ -1,0 +1,169 @@
+"""The public API: ``tailor`` a job, or load a run that exists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from modeltailor.errors import ConfigError, NoFeasibleModel
+from modeltailor.job import Job, load_job, parse_job
+from modeltailor.targets import Budget
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modeltailor.reports import ModelSummary, RunSummary
+    from modeltailor.search.run import Progress
+
+__all__ = ["Run", "default_cache", "load_run", "tailor"]
+
+
+def default_cache() -> Path:
+    """The user's cache folder; ``MODELTAILOR_CACHE`` names another one."""
+    named = os.environ.get("MODELTAILOR_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modeltailor"
+
+
+class Run:
+    """A run that exists on disk.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        StudyConflict: it is no run folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from modeltailor.reports import summarize
+        from modeltailor.search.run_folder import RunFolder
+
+        self.folder = Path(folder)
+        self.history = RunFolder(self.folder).read()
+        self.summary: RunSummary = summarize(self.history)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The Pareto front, one row a model, fastest first."""
+        from modeltailor.reports import front_frame
+
+        return front_frame(self.summary)
+
+    @property
+    def best(self) -> ModelSummary | None:
+        """The recommended model, or ``None`` if no model keeps the budget."""
+        return self.summary.best
+
+    @property
+    def best_path(self) -> Path | None:
+        """The recommended model's file."""
+        return self.folder / "best.onnx" if self.summary.best is not None else None
+
+    def pick(self, budget: Budget) -> ModelSummary | None:
+        """The best model of the run under another budget; ``None`` if none keeps it."""
+        from modeltailor.reports import pick
+
+        return pick(self.summary, budget)
+
+    def report(self) -> Path:
+        """Write all reports again and return the HTML file's path."""
+        from modeltailor.reports import write_reports
+
+        self.summary = write_reports(self.folder, self.history)
+        return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(self.summary.verdict)}</p>" + self.front.to_html()
+
+
+def load_run(folder: str | Path) -> Run:
+    """Load a run folder.
+
+    Raises:
+        StudyConflict: it is no run folder.
+    """
+    return Run(Path(folder))
+
+
+def tailor(
+    job: Job | Mapping[str, Any] | str | Path,
+    *,
+    out: str | Path | None = None,
+    root: str | Path | None = None,
+    resume: bool = False,
+    cache: str | Path | None = None,
+    notify: Callable[[Progress], None] = lambda _: None,
+    must_meet: bool = False,
+) -> Run:
+    """Search for the Pareto-best compressed models of a job.
+
+    Args:
+        job: a :class:`Job`, the same as nested mappings, or the path of a job file.
+        out: the run folder; ``runs/<name of the job file>`` if not given.
+        root: folder that relative paths start from; the job file's, or the current one.
+        resume: continue what stands in ``out``.
+        cache: where trained structures are kept between runs; the user's cache folder if not given.
+        notify: called with each step of progress.
+        must_meet: raise if no model keeps the budget, after everything is written.
+
+    Raises:
+        ModelTailorError: see the tree in :mod:`modeltailor.errors`; finished trials are always kept.
+    """
+    from modeltailor.reports import write_reports
+    from modeltailor.search.run import RunRequest, run_search
+    from modeltailor.search.run_folder import RunFolder
+    from modeltailor.targets import LocalDevice, load_profile
+
+    if isinstance(job, (str, Path)):
+        path = Path(job)
+        parsed, base = load_job(path), path.resolve().parent
+        name = path.stem if path.stem != "job" else path.resolve().parent.name
+    else:
+        parsed = job if isinstance(job, Job) else parse_job(job)
+        base, name = Path.cwd(), "run"
+    base = Path(root).resolve() if root is not None else base
+    place = Path(out) if out is not None else Path("runs") / name
+    _refuse_inputs_folder(place, parsed, base)
+    profile = load_profile(parsed.target, folder=base)
+    as_data = parsed.model_dump(mode="json")
+    folder = RunFolder(place)
+
+    def tell(progress: Progress) -> None:
+        if progress.history is not None and (progress.trial is not None or progress.phase == "done"):
+            write_reports(place, progress.history)
+        notify(progress)
+
+    request = RunRequest(
+        spec=parsed.workload(base),
+        device=LocalDevice(profile),
+        profile=profile.model_dump(mode="json"),
+        budget=parsed.limits(),
+        plan=parsed.plan(),
+        out=place,
+        job=as_data,
+        job_text=yaml.safe_dump(as_data, sort_keys=False),
+        cache=Path(cache) if cache is not None else default_cache(),
+        resume=resume,
+    )
+    history = run_search(request, tell)
+    write_reports(folder.path, history)
+    run = Run(place)
+    if must_meet and run.best is None:
+        raise NoFeasibleModel("GOAL-01", place, run.summary.verdict.rstrip("."), "loosen that limit, or give more time")
+    return run
+
+
+def _refuse_inputs_folder(out: Path, job: Job, root: Path) -> None:
+    place = out.resolve()
+    inputs = [root / v for v in (job.model.source, job.model.weights, job.data.train, job.data.search) if v]
+    for given in inputs:
+        if given.exists() and (place == given.resolve() or (given.is_dir() and given.resolve() in place.parents)):
+            raise ConfigError(
+                "CFG-13", "--out", f"{out} is, or lies inside, the input {given.name}", "choose another folder"
+            )

@@ -1,0 +1,412 @@
+"""The command line: a thin call on the API. Heavy libraries load only in the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from modeltailor import __version__
+from modeltailor.errors import ConfigError, ModelTailorError, StudyConflict
+
+__all__ = ["main"]
+
+_STOPPED = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+class _Stopped(BaseException):
+    """A signal asked the run to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _quantity(parse: str) -> Any:
+    def callback(_: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+        from modeltailor import quantity
+
+        if value is None:
+            return None
+        try:
+            return getattr(quantity, parse)(value)
+        except ValueError as error:
+            raise ConfigError(
+                "CFG-07", f"--{(parameter.name or '').replace('_', '-')}", str(error), "mend this value"
+            ) from error
+
+    return callback
+
+
+_BUDGET_OPTIONS = (
+    click.option("--max-drop", type=float, help="Largest loss in points of the metric (1.0 = one percent point)."),
+    click.option("--min-accuracy", type=float, help="Smallest allowed value of the metric."),
+    click.option("--latency", callback=_quantity("parse_latency_ms"), help="Limit of one inference, e.g. 2ms."),
+    click.option("--size", callback=_quantity("parse_size_bytes"), help="Limit of the file, e.g. 200KB."),
+    click.option("--memory", callback=_quantity("parse_size_bytes"), help="Limit of peak memory, e.g. 64MB."),
+)
+
+
+def _budget_options(command: Any) -> Any:
+    for option in reversed(_BUDGET_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="modeltailor")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Tailor a neural network to a device and a budget.
+
+    \b
+    Start here:
+      modeltailor demo
+      modeltailor init
+      modeltailor search job.yaml --time 20m
+    """
+
+
+@cli.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Run folder."
+)
+@click.option(
+    "--time", "time_", default="150s", show_default=True, callback=_quantity("parse_duration_s"), help="Wall clock."
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("-q", "--quiet", is_flag=True, help="Show the result only.")
+def demo(out: Path, time_: float, seed: int, quiet: bool) -> None:
+    """Handwritten digits: train a small network, search, report into runs/demo.
+
+    \b
+    Example:
+      modeltailor demo
+    """
+    from modeltailor.targets import Child
+
+    weights = out.parent / f"{out.name}-inputs" / "weights.safetensors"
+    if not weights.exists():
+        if not quiet:
+            click.echo("training a small network on handwritten digits (about 15 s)", err=True)
+        with Child(threads=os.cpu_count() or 1, name="demo") as child:
+            child.call("modeltailor.demo:train", timeout_s=300.0, weights=weights)
+    job = {
+        "model": {"source": "modeltailor.demo:build", "weights": weights.name, "student": "modeltailor.demo:student"},
+        "data": "modeltailor.demo:load",
+        "metric": "accuracy",
+        "target": "desktop-cpu",
+        "budget": {"max_drop": 1.0},
+        "search": {"trials": 40, "time": time_, "seed": seed},
+    }
+    _search(job, out=out, root=weights.parent, resume=out.exists(), quiet=quiet, cache=None, as_json=False)
+
+
+@cli.command()
+@click.argument("job_file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/NAME by default.")
+@click.option("--trials", type=int, help="Candidates in the whole study.")
+@click.option("--time", "time_", help="Wall clock of the run, e.g. 20m.")
+@click.option("--seed", type=int, help="Of everything that is drawn.")
+@click.option("--target", help="Profile to measure under; see `modeltailor targets list`.")
+@_budget_options
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key, e.g. search.axes=[formats]."
+)
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder for trained structures.")
+@click.option("--json", "as_json", is_flag=True, help="Print summary.json on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Show the result only.")
+def search(
+    job_file: Path,
+    out: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    cache: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **overrides: Any,
+) -> None:
+    """Search for the best models under the budget of JOB_FILE.
+
+    \b
+    Example:
+      modeltailor search job.yaml --time 20m --max-drop 1.0 --size 200KB
+    """
+    from modeltailor.job import load_job
+
+    where = {
+        "trials": "search.trials", "time_": "search.time", "seed": "search.seed", "target": "target",
+        "max_drop": "budget.max_drop", "min_accuracy": "budget.min_accuracy", "latency": "budget.latency",
+        "size": "budget.size", "memory": "budget.memory",
+    }  # fmt: skip
+    given = tuple(f"{where[k]}={v}" for k, v in overrides.items() if v is not None)
+    job = load_job(job_file, (*assignments, *given))
+    name = job_file.stem if job_file.stem != "job" else job_file.resolve().parent.name
+    _search(
+        job,
+        out=out or Path("runs") / name,
+        root=job_file.resolve().parent,
+        resume=resume,
+        quiet=quiet,
+        cache=cache,
+        as_json=as_json,
+    )
+
+
+def _search(job: Any, *, out: Path, root: Path, resume: bool, quiet: bool, cache: Path | None, as_json: bool) -> None:
+    from rich.console import Console
+
+    from modeltailor.api import tailor
+    from modeltailor.live import LiveView
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one is immediate
+        raise _Stopped(number)
+
+    for number in _STOPPED:
+        signal.signal(number, stop)
+    console = Console(stderr=True)
+    try:
+        with LiveView(console, quiet=quiet) as view:
+            run = tailor(job, out=out, root=root, resume=resume, cache=cache, notify=view)
+    except _Stopped as stopped:
+        click.echo(
+            f"stopped by {signal.Signals(stopped.number).name}; finished trials are in {out}. "
+            f"Continue: the same command with --out {out} --resume",
+            err=True,
+        )
+        sys.exit(_STOPPED[signal.Signals(stopped.number)])
+    if as_json:
+        click.echo((out / "summary.json").read_text())
+    else:
+        _show(run, out)
+    if run.best is None:
+        _fail(
+            ModelTailorError(
+                "GOAL-01", str(out), run.summary.verdict.rstrip("."), "loosen that limit, or search longer"
+            ),
+            code=4,
+        )
+
+
+def _show(run: Any, out: Path) -> None:
+    from rich.console import Console
+
+    from modeltailor.reports import render_terminal
+
+    render_terminal(run.summary, Console())
+    click.echo(f"\nreport: {out / 'report.html'}")
+    if run.best is not None:
+        click.echo(f"model:  {out / 'best.onnx'}")
+
+
+@cli.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+def report(run_folder: Path) -> None:
+    """Write all reports of RUN_FOLDER again.
+
+    \b
+    Example:
+      modeltailor report runs/demo
+    """
+    from modeltailor.api import load_run
+
+    run = load_run(_existing(run_folder))
+    run.report()
+    _show(run, run_folder)
+
+
+@cli.command()
+@click.argument("run_folder", type=click.Path(path_type=Path))
+@_budget_options
+@click.option("--to", type=click.Path(path_type=Path), help="Copy the picked model here.")
+def pick(run_folder: Path, to: Path | None, **limits: Any) -> None:
+    """Another budget, no new search: the best model of RUN_FOLDER under it.
+
+    \b
+    Example:
+      modeltailor pick runs/demo --size 150KB
+    """
+    from modeltailor.api import load_run
+    from modeltailor.errors import NoFeasibleModel
+    from modeltailor.search.run_folder import RunFolder
+    from modeltailor.targets import Budget
+
+    run = load_run(_existing(run_folder))
+    budget = Budget(
+        latency_ms=limits["latency"],
+        size_bytes=limits["size"],
+        memory_bytes=limits["memory"],
+        min_accuracy=limits["min_accuracy"],
+        max_drop=limits["max_drop"],
+    )
+    found = run.pick(budget)
+    if found is None:
+        from modeltailor.reports import nearest_sentence
+
+        raise NoFeasibleModel(
+            "GOAL-01", run_folder, nearest_sentence(run.summary, budget), "loosen that limit, or search longer"
+        )
+    from modeltailor.reports import model_sentence
+
+    click.echo(model_sentence(found))
+    source = RunFolder(run_folder).artifact(found.sha256)
+    if to is not None:
+        from modeltailor.durable import write_bytes
+
+        write_bytes(to, source.read_bytes())
+        source = to
+    click.echo(str(source))
+
+
+@cli.command()
+@click.option("--out", type=click.Path(path_type=Path), default=Path("job.yaml"), show_default=True)
+@click.option("--model", help="model.py:build, package.module:function, model.onnx or a Hugging Face folder.")
+@click.option("--weights", default="", help="weights.safetensors")
+@click.option("--data", help="data.py:load, or a .npz file with arrays x and y.")
+@click.option("--metric", default="accuracy", show_default=True)
+@click.option("--target", help="Profile, see `modeltailor targets list`.")
+@_budget_options
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def init(
+    out: Path,
+    model: str | None,
+    weights: str,
+    data: str | None,
+    metric: str,
+    target: str | None,
+    force: bool,
+    **limits: Any,
+) -> None:
+    """Write a commented job.yaml; asks for what is not given.
+
+    \b
+    Example:
+      modeltailor init --model model.py:build --weights weights.safetensors --data data.py:load
+    """
+    from modeltailor.job_template import render_job
+    from modeltailor.targets import list_profiles
+
+    if out.exists() and not force:
+        raise ConfigError("CFG-13", out, "exists already", "choose another --out, or pass --force")
+    ask = sys.stdin.isatty()
+
+    def want(value: str | None, question: str, default: str | None = None) -> str:
+        if value is not None:
+            return value
+        if ask:
+            return str(click.prompt(question, default=default))
+        if default is not None:
+            return default
+        raise ConfigError(
+            "CFG-04", f"--{question.split(maxsplit=1)[0].lower()}", "is needed", "pass it, or run this in a terminal"
+        )
+
+    chosen_target = want(target, f"target device ({', '.join(p.name for p in list_profiles())})", "desktop-cpu")
+    if ask and all(v is None for v in limits.values()):
+        limits["max_drop"] = click.prompt("largest loss in points of the metric", default=1.0, type=float)
+    text = render_job(
+        model=want(model, "model (model.py:build, model.onnx, folder)"),
+        weights=weights,
+        data=want(data, "data (data.py:load or file.npz)"),
+        metric=metric,
+        target=chosen_target,
+        limits={k: v for k, v in limits.items() if v is not None},
+    )
+    out.write_text(text)
+    click.echo(f"wrote {out}; next: modeltailor search {out}")
+
+
+@cli.group()
+def targets() -> None:
+    """Device profiles."""
+
+
+@targets.command("list")
+def targets_list() -> None:
+    """List the device profiles.
+
+    \b
+    Example:
+      modeltailor targets list
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from modeltailor.targets import list_profiles
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "device", "runtime", "measured"):
+        table.add_column(column)
+    for p in list_profiles():
+        here = "on this machine" if p.reach == "local" else "here, as a stand-in"
+        table.add_row(p.name, p.kind, p.title, f"{p.provider}, {p.threads} threads", here)
+    Console().print(table)
+
+
+@targets.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True)
+def targets_show(name: str, as_json: bool) -> None:
+    """Show a profile with the source of each figure.
+
+    \b
+    Example:
+      modeltailor targets show desktop-cpu
+    """
+    import yaml
+
+    from modeltailor.targets import load_profile
+
+    data = load_profile(name).model_dump(mode="json", exclude_none=True)
+    click.echo(
+        json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip()
+    )
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise StudyConflict("RUN-03", folder, "no such run folder", "name a folder that `modeltailor search` made")
+    return folder
+
+
+def _fail(error: ModelTailorError, code: int | None = None) -> NoReturn:
+    click.echo(error.line(), err=True)
+    sys.exit(error.exit_code if code is None else code)
+
+
+def main() -> None:
+    """Run the command line; every error is one line and its exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        cli(standalone_mode=False)
+    except ModelTailorError as error:
+        if debug:
+            traceback.print_exc()
+        _fail(error)
+    except click.ClickException as error:
+        click.echo(f"error[CFG-00] command line: {error.format_message()} See modeltailor --help.", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        click.echo(
+            f"error[BUG-01] modeltailor: {type(error).__name__}: {error}. This is a fault of ours; run with --debug and report it.",
+            err=True,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The commented job file that ``modeltailor init`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+__all__ = ["render_job"]
+
+_TEMPLATE = """\
+# A job of modeltailor. Paths start from this file's folder. Then: modeltailor search {self}
+version: 1
+
+model:
+  source: {model}          # model.py:build, package.module:function, model.onnx, or a Hugging Face folder
+{weights}  # student: model.py:student   # student(width, depth) -> module: your own narrower or shallower networks
+
+# One .npz a split with arrays x (or x.NAME for several inputs) and y; or a function that returns
+# {{"train": {{"x": ..., "y": ...}}, ...}}. What is missing is cut from train; no two splits may share samples.
+data:
+{data}
+metric: {metric}            # accuracy, top5, f1, miou, rmse, mae, cross-entropy, spearman, pair-spearman, or metric.py:function
+
+target: {target}            # see: modeltailor targets list
+
+budget:                     # hard limits, any subset
+{budget}
+search:
+  trials: 60                # candidates in all, the uniform baselines included
+  time: 20m                 # wall clock of the whole run, training included
+  seed: 0
+  axes: [formats, sparsity, student]
+  sampler: tailor           # tailor, tpe, nsga2, nsga3, gp, random
+"""
+
+_LIMITS = (
+    ("max_drop", "points of the metric that may be lost", "1.0"),
+    ("min_accuracy", "smallest allowed value of the metric", "0.9"),
+    ("latency", "one inference", "2 ms"),
+    ("size", "the ONNX file", "200 KB"),
+    ("memory", "peak memory of loading and running", "64 MB"),
+)
+
+
+def _scalar(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
+
+
+def render_job(
+    *,
+    model: str,
+    weights: str,
+    data: str,
+    metric: str,
+    target: str,
+    limits: Mapping[str, float | int],
+    name: str = "job.yaml",
+) -> str:
+    """Return the text of a job file.
+
+    Args:
+        model: ``model.source``.
+        weights: ``model.weights``; may be empty.
+        data: a function, or a file for ``data.train``.
+        metric: name of the metric.
+        target: name of the profile.
+        limits: keys of ``budget`` with values in points, milliseconds or bytes.
+        name: of the file, for the comment.
+    """
+    lines = []
+    shown = dict(limits) or {"max_drop": 1.0}
+    for key, meaning, example in _LIMITS:
+        if key in shown:
+            value = shown[key]
+            text = f"{value} ms" if key == "latency" else f"{value}" if key in ("size", "memory") else f"{value:g}"
+            lines.append(f"  {key}: {text:<18} # {meaning}\n")
+        else:
+            lines.append(f"  # {key}: {example:<16} # {meaning}\n")
+    part = f"  function: {_scalar(data)}\n" if not data.endswith(".npz") else f"  train: {_scalar(data)}\n"
+    return _TEMPLATE.format(
+        self=name,
+        model=_scalar(model),
+        weights=f"  weights: {_scalar(weights)}\n" if weights else "  # weights: weights.safetensors\n",
+        data=part,
+        metric=_scalar(metric),
+        target=_scalar(target),
+        budget="".join(lines),
+    )
