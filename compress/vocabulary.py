@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from modeltailor.canonical import content_key, plain
 from modeltailor.errors import ConfigError
@@ -163,6 +163,12 @@ class Settings:
     equalize: bool = False
 
 
+_TRAINING_LIMITS: Final = (
+    ("epochs", 0.0, 1e6), ("temperature", 1e-3, 1e3), ("hard_label_weight", 0.0, 1.0), ("learning_rate", 0.0, 1e3),
+    ("batch_size", 1, 1 << 20), ("mixup", 0.0, 1.0), ("ema", 0.0, 0.999999), ("weight_decay", 0.0, 1.0),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """How a changed structure learns again: distillation from the original (Hinton et al. 2015).
@@ -174,6 +180,12 @@ class Training:
         learning_rate: peak of the one-cycle schedule.
         batch_size: samples a step.
         seed: of shuffling and augmentation.
+        augment: random crops and mirror images; needs one image input. The teacher sees the same images.
+        mixup: largest share of another image blended in, 0 (off) to 1; the teacher alone then teaches.
+        ema: decay of the running average of the weights that is handed back; 0 hands back the last weights.
+        weight_decay: of matrices and kernels; never of biases and normalisation.
+        optimizer: SGD with Nesterov momentum 0.9, or AdamW.
+        precision: ``auto`` computes convolutions in bfloat16 where the processor has instructions for it.
     """
 
     epochs: float = 2.0
@@ -182,6 +194,18 @@ class Training:
     learning_rate: float = 0.02
     batch_size: int = 128
     seed: int = 0
+    augment: bool = False
+    mixup: float = 0.0
+    ema: float = 0.0
+    weight_decay: float = 1e-4
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    precision: Literal["auto", "float32"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name, low, high in _TRAINING_LIMITS:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError("CFG-07", f"training.{name}", f"must lie in {low}..{high}; got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

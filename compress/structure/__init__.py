@@ -1,0 +1,55 @@
+"""What of a network is kept, and how the rest learns: channels, blocks, students.
+
+Names are loaded on first use, because they bring PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modeltailor.compress.structure.blocks import removable_blocks
+    from modeltailor.compress.structure.distillation import Distilled, Task, distill
+    from modeltailor.compress.structure.groups import ChannelGroup, channel_groups
+    from modeltailor.compress.structure.realization import Realized, kept_channels, realize, reshape
+    from modeltailor.compress.structure.training_data import TrainingData
+    from modeltailor.compress.structure.weight_cache import WeightCache
+
+__all__ = [
+    "ChannelGroup",
+    "Distilled",
+    "Realized",
+    "Task",
+    "TrainingData",
+    "WeightCache",
+    "channel_groups",
+    "distill",
+    "kept_channels",
+    "realize",
+    "removable_blocks",
+    "reshape",
+]
+
+_HOMES = {
+    "ChannelGroup": "groups",
+    "Distilled": "distillation",
+    "Realized": "realization",
+    "Task": "distillation",
+    "TrainingData": "training_data",
+    "WeightCache": "weight_cache",
+    "channel_groups": "groups",
+    "distill": "distillation",
+    "kept_channels": "realization",
+    "realize": "realization",
+    "removable_blocks": "blocks",
+    "reshape": "realization",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

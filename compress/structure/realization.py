@@ -1,0 +1,294 @@
+"""From a decision about structure to a network that has it: cut, inherit, learn again; trained once, used often."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modeltailor.canonical import content_key
+from modeltailor.compress.structure.blocks import remove_blocks
+from modeltailor.compress.structure.calling import Inputs, named_inputs, output_shapes
+from modeltailor.compress.structure.cost import count_parameters, layer_costs
+from modeltailor.compress.structure.distillation import Checkpoint, Task, distill
+from modeltailor.compress.structure.groups import prunable
+from modeltailor.compress.structure.pruning_graph import Coupling, PruningGraph
+from modeltailor.compress.structure.scores import channel_scores, gradients
+from modeltailor.compress.structure.shortcuts import rewrite_shortcuts
+from modeltailor.compress.structure.training_data import TrainingData
+from modeltailor.compress.structure.weight_cache import WeightCache
+from modeltailor.compress.vocabulary import Structure
+from modeltailor.errors import CandidateError, ConfigError
+
+__all__ = ["Realized", "StudentFactory", "kept_channels", "realize", "reshape"]
+
+StudentFactory = Callable[[float, float], nn.Module]
+"""The user's ``student(width, depth)``: a smaller network with the same inputs and outputs."""
+
+_SCORE_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Realized:
+    """A network that has the structure asked for.
+
+    Attributes:
+        module: in ``eval`` mode, on the CPU; the original is unchanged.
+        parameters: how many it has.
+        macs: multiply-accumulate operations of one sample.
+        key: content key of structure, original weights, data, schedule and seed.
+        trained: it learned after it was cut.
+        from_cache: its weights were trained before.
+        seconds: wall-clock time of the whole call.
+    """
+
+    module: nn.Module
+    parameters: int
+    macs: int
+    key: str
+    trained: bool
+    from_cache: bool
+    seconds: float
+
+
+def kept_channels(channels: int, share: float, multiple: int, divisor: int = 1) -> int:
+    """Return how many of ``channels`` stay: the nearest multiple, at least one multiple; or all, if that is nearer.
+
+    Groups smaller than a multiple are cut to multiples of ``divisor`` instead.
+    """
+    step = math.lcm(multiple, divisor)
+    if step >= channels:
+        step = divisor
+    wanted = share * channels
+    nearest = max(step, math.floor(wanted / step + 0.5) * step)
+    return channels if nearest > channels or channels - wanted < abs(nearest - wanted) else nearest
+
+
+def realize(
+    structure: Structure,
+    module: nn.Module,
+    *,
+    example_inputs: Inputs,
+    train: TrainingData | None = None,
+    calibration: TrainingData | None = None,
+    cache_dir: Path | None = None,
+    seed: int = 0,
+    multiple: int = 8,
+    task: Task | None = None,
+    student: StudentFactory | None = None,
+    progress: Callable[[float], None] | None = None,
+    deadline_s: float | None = None,
+) -> Realized:
+    """Build the network that ``structure`` describes and let it learn from the original.
+
+    Args:
+        structure: the decision.
+        module: the original; not changed.
+        example_inputs: one example, for tracing.
+        train: what it learns from; without it, or without ``structure.training``, weights are only inherited.
+        calibration: batches for the ``taylor`` score.
+        cache_dir: trained weights and checkpoints lie here; ``None`` keeps nothing.
+        seed: of shuffling and augmentation, mixed with the schedule's own.
+        multiple: kept channels are rounded to it.
+        task: what the output means; guessed from labels and output if ``None``.
+        student: builds a smaller network, for ``width`` or ``depth`` below 1.
+        progress: called with 0..1 while it learns.
+        deadline_s: seconds that learning may take; a schedule that was cut short is not kept in the cache.
+
+    Raises:
+        CandidateError: a group or block is unknown, cannot be removed, or the result does not keep the output's shape.
+        ConfigError: width or depth are asked for without ``student``.
+    """
+    started = time.monotonic()
+    inputs = named_inputs(module, example_inputs)
+    made = reshape(structure, module, inputs, multiple=multiple, calibration=calibration, student=student)
+    training = structure.training
+    learns = training is not None and training.epochs > 0 and train is not None and not structure.is_original
+    key = _key(structure, module, inputs, train if learns else None, calibration, seed, multiple, task)
+    from_cache = False
+    if learns:
+        assert training is not None
+        assert train is not None
+        cache = None if cache_dir is None else WeightCache(folder=cache_dir)
+        from_cache = cache is not None and _from_cache(made, cache, f"{key}.weights")
+        if not from_cache:
+            teacher = copy.deepcopy(module).eval()
+            done = distill(
+                made, teacher, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), task=task,
+                checkpoint=None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint"),
+                progress=progress, deadline_s=deadline_s,
+            )  # fmt: skip
+            if cache is not None:
+                cache.remove(f"{key}.checkpoint")
+                if done.full:
+                    cache.store(f"{key}.weights", made.state_dict(), {"steps": str(done.steps)})
+    made.eval()
+    bad = [n for n, p in made.state_dict().items() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
+    if bad:
+        raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
+    return Realized(
+        module=made,
+        parameters=count_parameters(made),
+        macs=sum(c.macs for c in layer_costs(made, inputs)),
+        key=key,
+        trained=learns,
+        from_cache=from_cache,
+        seconds=time.monotonic() - started,
+    )
+
+
+def reshape(
+    structure: Structure,
+    module: nn.Module,
+    example_inputs: Inputs,
+    *,
+    multiple: int = 8,
+    calibration: TrainingData | None = None,
+    student: StudentFactory | None = None,
+) -> nn.Module:
+    """Return a copy of ``module`` with that structure and inherited weights, untrained.
+
+    Raises:
+        CandidateError, ConfigError: as :func:`realize`.
+    """
+    inputs = named_inputs(module, example_inputs)
+    wanted = output_shapes(copy.deepcopy(module).eval(), inputs)
+    if structure.width != 1.0 or structure.depth != 1.0:
+        if student is None:
+            raise ConfigError(
+                "CFG-11", "structure", "width and depth need a student function", "name student(width, depth)"
+            )
+        made = student(structure.width, structure.depth)
+        _inherit(made, module)
+    else:
+        made = copy.deepcopy(module)
+    made.eval()
+    producers = _producers(made, inputs, structure) if structure.keep else {}
+    if structure.removed:
+        remove_blocks(made, inputs, structure.removed)
+    if structure.keep:
+        _remove_channels(made, inputs, structure, producers, multiple, calibration)
+    try:
+        got = output_shapes(made, inputs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise CandidateError(
+            "UNSUPPORTED", ", ".join(g for g, _ in structure.keep) or "structure",
+            f"the changed network does not run: {error}", "keep these groups whole",
+        ) from error  # fmt: skip
+    if got != wanted:
+        raise CandidateError("UNSUPPORTED", "structure", f"outputs must keep shape {wanted}; got {got}", "keep more")
+    return made
+
+
+def _producers(made: nn.Module, inputs: dict[str, Tensor], structure: Structure) -> dict[str, tuple[str, ...]]:
+    """The layers behind each named group, before blocks go."""
+    copied = copy.deepcopy(made)
+    rewrite_shortcuts(copied, inputs)
+    found = {c.root: c.producers for c in prunable(PruningGraph(copied, inputs))}
+    for name, _ in structure.keep:
+        if name not in found:
+            raise CandidateError("UNSUPPORTED", name, "is not a channel group of this model", "list channel_groups()")
+    return found
+
+
+def _remove_channels(
+    made: nn.Module,
+    inputs: dict[str, Tensor],
+    structure: Structure,
+    producers: dict[str, tuple[str, ...]],
+    multiple: int,
+    calibration: TrainingData | None,
+) -> None:
+    replaced = rewrite_shortcuts(made, inputs)
+    before = {name: _shape(made, name) for name in replaced}
+    slopes: dict[str, Tensor] | None = None
+    if structure.score == "taylor":
+        if calibration is None:
+            raise ConfigError("CFG-11", "structure.score", "taylor needs calibration data", "give it, or use magnitude")
+        rows = torch.arange(min(_SCORE_ROWS, len(calibration))).numpy()
+        slopes = gradients(made, *calibration.batch(rows))
+    graph = PruningGraph(made, inputs)
+    couplings = prunable(graph)
+    plans: list[tuple[Coupling, list[int]]] = []
+    for name, share in structure.keep:
+        found = [c for c in couplings if set(c.producers) & set(producers[name])]
+        coupling = next((c for c in found if c.root == name), found[0] if found else None)
+        if coupling is None:
+            continue  # it went with its block
+        keep = kept_channels(coupling.channels, share, multiple, coupling.divisor)
+        scores = channel_scores(made, coupling, structure.score, slopes)
+        plans.append((coupling, _weakest(scores, coupling.channels - keep, coupling.divisor)))
+    for coupling, gone in plans:
+        if gone:
+            graph.remove(coupling, gone)
+    for name, original in replaced.items():
+        if _shape(made, name) == before[name]:
+            made.set_submodule(name, original)  # untouched: the shortcut without weights is cheaper
+
+
+def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
+    return tuple(module.get_parameter(f"{name}.weight").shape)
+
+
+def _weakest(scores: Tensor, n: int, divisor: int) -> list[int]:
+    """Channels to remove, equally many in each part of a grouped convolution."""
+    parts = scores.view(divisor, -1)
+    order = torch.argsort(parts, dim=1, stable=True)[:, : n // divisor]
+    return sorted((order + torch.arange(divisor)[:, None] * parts.shape[1]).flatten().tolist())
+
+
+def _inherit(made: nn.Module, module: nn.Module) -> None:
+    """Copy the weights whose names and shapes agree."""
+    own, given = made.state_dict(), module.state_dict()
+    made.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()})
+
+
+def _from_cache(made: nn.Module, cache: WeightCache, name: str) -> bool:
+    found = cache.load(name)
+    if found is None:
+        return False
+    own = made.state_dict()
+    if {k: v.shape for k, v in found[0].items()} != {k: v.shape for k, v in own.items()}:
+        cache.remove(name)
+        return False
+    made.load_state_dict(found[0])
+    return True
+
+
+def _key(
+    structure: Structure,
+    module: nn.Module,
+    inputs: dict[str, Tensor],
+    train: TrainingData | None,
+    calibration: TrainingData | None,
+    seed: int,
+    multiple: int,
+    task: Task | None,
+) -> str:
+    digest = hashlib.sha256(f"{type(module).__qualname__}\n{module}".encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    scored = calibration if structure.score == "taylor" and structure.keep else None
+    return content_key(
+        {
+            "structure": structure,
+            "model": digest.hexdigest(),
+            "inputs": {k: list(v.shape) for k, v in inputs.items()},
+            "train": None if train is None else train.fingerprint(),
+            "calibration": None if scored is None else scored.fingerprint(),
+            "seed": seed,
+            "multiple": multiple,
+            "task": task,
+            "version": 1,
+        },
+        32,
+    )
