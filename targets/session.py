@@ -10,18 +10,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from modeltailor.errors import DeviceError, ModelError
 from modeltailor.targets.device import Inputs, RuntimeOptions
 
+if TYPE_CHECKING:
+    import onnx
+
 __all__ = [
     "NodeTime",
     "TensorSpec",
+    "feed_for",
     "input_specs",
     "open_session",
     "optimized_model",
@@ -163,6 +167,23 @@ def output_specs(model: ort.InferenceSession | Path | bytes) -> tuple[TensorSpec
     return _specs(_as_session(model, RuntimeOptions(optimization="none")).get_outputs())
 
 
+def feed_for(session: ort.InferenceSession, inputs: Inputs) -> dict[str, NDArray[np.generic]]:
+    """Pick the inputs that a session takes.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    missing = [a.name for a in session.get_inputs() if a.name not in inputs]
+    if missing:
+        raise ModelError(
+            "MODEL-11",
+            "model",
+            f"takes input {missing[0]!r}; given: {', '.join(inputs) or 'none'}",
+            "name the inputs alike",
+        )
+    return {a.name: np.ascontiguousarray(inputs[a.name]) for a in session.get_inputs()}
+
+
 def _batches(
     inputs: Inputs, batch_size: int, fixed: int | None
 ) -> Iterator[tuple[dict[str, NDArray[np.generic]], int]]:
@@ -229,6 +250,8 @@ def optimized_model(model: Path | bytes, options: RuntimeOptions | None = None) 
     Raises:
         ModelError: as :func:`open_session`.
     """
+    from onnx import load as load_model  # late: measuring processes do without it
+
     chosen = options or RuntimeOptions()
     with tempfile.TemporaryDirectory(prefix="modeltailor-") as folder:
         path = Path(folder) / "optimized.onnx"
@@ -236,7 +259,7 @@ def optimized_model(model: Path | bytes, options: RuntimeOptions | None = None) 
         made.optimized_model_filepath = str(path)
         made.log_severity_level = 4  # it warns that the file is only good for this machine, which is what is wanted
         _open(model, chosen, made)
-        return onnx.load(path)
+        return load_model(path)
 
 
 def profile_nodes(
@@ -255,6 +278,8 @@ def profile_nodes(
     Raises:
         ModelError: the runtime refuses the model, or fails while running it.
     """
+    from onnx import load as load_model  # late: measuring processes do without it
+
     chosen = options or RuntimeOptions()
     n_dropped = max(2, n // 10)
     with tempfile.TemporaryDirectory(prefix="modeltailor-") as folder:
@@ -264,7 +289,7 @@ def profile_nodes(
         made.optimized_model_filepath = os.fspath(Path(folder) / "optimized.onnx")
         made.log_severity_level = 4  # as in optimized_model
         session = _open(model, chosen, made)
-        feed = dict(inputs)
+        feed = feed_for(session, inputs)
         try:
             for _ in range(n + n_dropped):
                 session.run(None, feed)
@@ -274,7 +299,7 @@ def profile_nodes(
             with contextlib.suppress(Exception):
                 written = session.end_profiling()
         events = json.loads(Path(written).read_text(encoding="utf-8", errors="replace"))
-        graph = onnx.load(made.optimized_model_filepath, load_external_data=False).graph
+        graph = load_model(made.optimized_model_filepath, load_external_data=False).graph
     return _node_times(events, n_dropped, {(n.name, n.op_type): n.domain for n in graph.node})
 
 

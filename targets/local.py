@@ -1,0 +1,232 @@
+"""This machine as a device: as itself, or standing in for another one under its threads and limits."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, cast
+
+from modeltailor.canonical import content_key
+from modeltailor.errors import CandidateError, DeviceError, ModelTailorError
+from modeltailor.targets import machine
+from modeltailor.targets.device import (
+    DeviceFacts,
+    Inputs,
+    PairTimings,
+    RunFacts,
+    RuntimeOptions,
+    TimingPlan,
+    Timings,
+)
+from modeltailor.targets.isolation import Child
+from modeltailor.targets.lock import measurement_token
+
+if TYPE_CHECKING:
+    from modeltailor.targets._measure import Block, Loaded, Memory
+    from modeltailor.targets.profile import Profile
+
+__all__ = ["LocalDevice"]
+
+_WARM_UP_S = 0.5
+_DROPPED = 3
+_DRIFT = 0.10
+_LEAST_MEMORY_BYTES = 512_000_000  # below it a Python process with ONNX Runtime does not even start
+_CPU = "CPUExecutionProvider"
+
+
+@dataclass(slots=True)
+class _Runner:
+    """One process that holds one artifact."""
+
+    child: Child
+    path: Path
+    deadline: float
+    loaded: Loaded | None = None
+    steady: bool = False
+    inference_ms: float = 0.0
+    n: int = 1
+    faults: int = 0
+    preemptions: int = 0
+
+    def call(self, name: str, **arguments: object) -> object:
+        """Call a function of the measuring process; faults name the artifact's file."""
+        left = self.deadline - time.monotonic()
+        try:
+            return self.child.call(f"modeltailor.targets._measure:{name}", timeout_s=max(0.01, left), **arguments)
+        except CandidateError as error:
+            raise _named(error, self.path, error.code) from error
+        except DeviceError:
+            raise
+        except ModelTailorError as error:  # the runtime refuses the file
+            raise _named(error, self.path, "UNSUPPORTED") from error
+
+    def prepare(self, inputs: Inputs, options: RuntimeOptions, plan: TimingPlan) -> None:
+        self.loaded = cast("Loaded", self.call("load", path=self.path, inputs=inputs, options=options))
+        shortest = min(_WARM_UP_S, plan.warmup_s)
+        self.steady, self.inference_ms = cast(
+            "tuple[bool, float]", self.call("warm_up", shortest_s=shortest, longest_s=plan.warmup_s)
+        )
+        self.n = max(plan.block_inferences, math.ceil(plan.block_ms / max(self.inference_ms, 1e-4)))
+
+    def block(self) -> float:
+        done = cast("Block", self.call("block", n_dropped=min(_DROPPED, self.n), n=self.n))
+        self.faults += done.major_faults
+        self.preemptions += done.preemptions
+        return done.ms
+
+
+def _named(error: ModelTailorError, path: Path, code: str) -> CandidateError:
+    made = CandidateError(code, path.name, error.what, error.next_step)
+    made.detail = error.detail
+    return made
+
+
+class LocalDevice:
+    """ONNX Runtime on this machine, by the protocol of ``docs/measuring.md``.
+
+    Each pair has fresh processes, one an artifact. In a pair the baseline and each candidate alternate in quads
+    A B B A of blocks; of the two, only one computes at any time. A quad whose two baseline blocks differ by more than
+    10 % is measured again (at most once for each quad of the plan): the gate never looks at the candidate.
+
+    Args:
+        profile: the device that is measured, or stood in for.
+        wait_s: longest wait for other runs that measure on this machine.
+    """
+
+    def __init__(self, profile: Profile, *, wait_s: float = 900.0) -> None:
+        self.profile = profile
+        self.wait_s = wait_s
+
+    @property
+    def options(self) -> RuntimeOptions:
+        """How sessions are opened here."""
+        provider = self.profile.provider
+        if not self.profile.is_local and provider != _CPU:
+            provider = _CPU  # the stand-in has no such accelerator; the evidence label says that it is none
+        return RuntimeOptions(provider=provider, intra_op_threads=self.profile.threads, spinning=False)
+
+    @property
+    def _memory_limit_bytes(self) -> int | None:
+        if self.profile.is_local or self.options.provider != _CPU or self.profile.memory_bytes is None:
+            return None
+        limit = int(self.profile.memory_bytes.value)
+        return limit if limit >= _LEAST_MEMORY_BYTES else None
+
+    def describe(self) -> DeviceFacts:
+        """Say what device and runtime this is."""
+        runtime, processor, instructions = machine.runtime(), machine.processor(), machine.instructions()
+        options = self.options
+        return DeviceFacts(
+            name=self.profile.name,
+            evidence="measured-on-device" if self.profile.is_local else "measured-here",
+            runtime=runtime,
+            processor=processor,
+            options=options,
+            fingerprint=content_key((self.profile.name, runtime, processor, instructions, options)),
+            instructions=instructions,
+        )
+
+    def time(self, artifacts: Sequence[Path], inputs: Inputs, plan: TimingPlan) -> Timings:
+        """Time the artifacts against the first of them, interleaved; see :class:`~modeltailor.targets.Device`."""
+        if not artifacts:
+            raise ValueError("nothing to time")
+        for path in artifacts:
+            if not path.is_file():
+                raise CandidateError("UNSUPPORTED", path.name, "no such file", "build it first")
+        with measurement_token("local", wait_s=self.wait_s):
+            deadline = time.monotonic() + plan.timeout_s
+            before = machine.Counters.now()
+            peaks = [self._memory(path, inputs, deadline) if plan.memory else None for path in artifacts]
+            pairs: list[PairTimings] = []
+            loaded: list[list[Loaded]] = [[] for _ in artifacts]
+            faults = preemptions = 0
+            for number in range(plan.pairs):
+                share = deadline - (plan.pairs - number - 1) * (deadline - time.monotonic()) / (plan.pairs - number)
+                pair, runners = self._pair(artifacts, inputs, plan, deadline, share)
+                pairs.append(pair)
+                for kept, runner in zip(loaded, runners, strict=True):
+                    assert runner.loaded is not None
+                    kept.append(runner.loaded)
+                    faults += runner.faults
+                    preemptions += runner.preemptions
+            conditions = machine.Counters.now().conditions_since(before)
+        facts = tuple(
+            RunFacts(
+                load_ms=median(one.load_ms for one in several),
+                first_inference_ms=median(one.first_ms for one in several),
+                peak_load_bytes=peak.load_bytes if peak else None,
+                peak_run_bytes=peak.run_bytes if peak else None,
+            )
+            for several, peak in zip(loaded, peaks, strict=True)
+        )
+        extra = (("major_page_faults", float(faults)), ("preemptions", float(preemptions)))
+        return Timings(pairs=tuple(pairs), facts=facts, conditions=(*conditions, *extra))
+
+    def _child(self) -> Child:
+        return Child(memory_bytes=self._memory_limit_bytes, threads=self.profile.threads, name="measure")
+
+    def _memory(self, path: Path, inputs: Inputs, deadline: float) -> Memory:
+        with self._child() as child:
+            runner = _Runner(child=child, path=path, deadline=deadline)
+            return cast("Memory", runner.call("memory", path=path, inputs=inputs, options=self.options))
+
+    def _pair(
+        self, artifacts: Sequence[Path], inputs: Inputs, plan: TimingPlan, deadline: float, share: float
+    ) -> tuple[PairTimings, list[_Runner]]:
+        runners: list[_Runner] = []
+        try:
+            for path in artifacts:
+                runners.append(_Runner(child=self._child(), path=path, deadline=deadline))
+                runners[-1].prepare(inputs, self.options, plan)
+            n_quads = _fit(runners, plan, share - time.monotonic())
+            baseline, candidates = runners[0], runners[1:] or runners[:1]
+            spare = [n_quads] * len(candidates)
+            rows: list[list[tuple[float, float, float, float]]] = [[] for _ in candidates]
+            for _ in range(n_quads):
+                for i, candidate in enumerate(candidates):
+                    quad = _quad(baseline, candidate)
+                    while spare[i] and abs(math.log(quad[3] / quad[0])) > _DRIFT and time.monotonic() < share:
+                        spare[i] -= 1
+                        quad = _quad(baseline, candidate)
+                    rows[i].append(quad)
+        finally:
+            for runner in runners:
+                runner.child.close()
+        blocks = tuple(tuple((b1, b2) for _, b1, b2, _ in row) for row in rows)
+        enclosing = tuple(tuple((a1, a2) for a1, _, _, a2 in row) for row in rows)
+        alone = len(runners) == 1
+        return (
+            PairTimings(
+                blocks_ms=blocks if alone else (enclosing[0], *blocks),
+                baseline_blocks_ms=enclosing if alone else (enclosing[0], *enclosing),
+                steady=tuple(r.steady for r in runners),
+            ),
+            runners,
+        )
+
+    def close(self) -> None:
+        """Nothing stays open between calls."""
+
+
+def _quad(baseline: _Runner, candidate: _Runner) -> tuple[float, float, float, float]:
+    return baseline.block(), candidate.block(), candidate.block(), baseline.block()
+
+
+def _fit(runners: Sequence[_Runner], plan: TimingPlan, left_s: float) -> int:
+    """Shorten the blocks, then drop quads, so that slow models are measured within the time; at least two quads."""
+    baseline, others = runners[0], runners[1:] or runners[:1]
+
+    def quad_s(r: _Runner) -> float:
+        return 2e-3 * ((r.n + _DROPPED) * r.inference_ms + (baseline.n + _DROPPED) * baseline.inference_ms)
+
+    def round_s() -> float:
+        return 1.2 * sum(quad_s(r) for r in others)
+
+    while plan.quads * round_s() > left_s and any(r.n > 3 for r in runners):
+        for runner in runners:
+            runner.n = max(3, runner.n // 2)
+    return max(min(2, plan.quads), min(plan.quads, int(left_s / max(round_s(), 1e-9))))
