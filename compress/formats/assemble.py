@@ -1,0 +1,115 @@
+"""A candidate put together from parts: the graph that ONNX Runtime executes with the formats that were asked for.
+
+Quantized regions are in operator form (``QLinearConv``, ``QLinearAdd`` ...). Forward through the graph each tensor exists in
+float, in integers, or both once somebody needs the other form; so neighbours of one kind have no conversion between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, helper
+
+from modeltailor.compress.formats.emitter import Emitter
+from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
+from modeltailor.compress.formats.integer_ops import Folding, emit_integer_op
+from modeltailor.compress.formats.names import shorten, site_label
+from modeltailor.compress.formats.parts import Part
+from modeltailor.compress.formats.ranges import QuantParams
+from modeltailor.compress.formats.site_nodes import Emitted, emit_site
+from modeltailor.compress.pack import DOMAIN, unpack_function
+from modeltailor.compress.vocabulary import Format, SiteReport
+
+__all__ = ["Plan", "assemble"]
+
+_FLOAT = Format()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a candidate is put together from.
+
+    Attributes:
+        formats: format of each site that is not fp32.
+        part_of: the part of a site in a format.
+        params_of: scale and zero point of an activation tensor at a number of bits; ``None`` where calibration never saw it.
+    """
+
+    formats: Mapping[str, Format]
+    part_of: Callable[[SiteNode, Format], Part]
+    params_of: Callable[[str, int], QuantParams | None]
+
+
+def assemble(graph: PreparedGraph, plan: Plan) -> tuple[ModelProto, tuple[SiteReport, ...]]:
+    """Build the graph of a candidate.
+
+    Args:
+        graph: the float model; not changed.
+        plan: formats and parts.
+
+    Returns:
+        The model with short names, and one report a site in the order of execution.
+    """
+    emitter = Emitter(graph)
+    folding = Folding(graph)
+    site_at = {s.node: s for s in graph.sites}
+    reports: list[SiteReport] = []
+    for index, node in enumerate(graph.model.graph.node):
+        if index in folding.consumed:
+            continue
+        site = site_at.get(index)
+        if site is not None:
+            fmt = plan.formats.get(site.site.name, _FLOAT)
+            if fmt == _FLOAT:
+                emitter.copy(node, name=site_label(site.site.position))
+                reports.append(_float_report(site, node))
+            else:
+                emitted = emit_site(emitter, folding, plan, site, fmt)
+                reports.append(_report(site, fmt, emitted))
+        elif not emit_integer_op(emitter, folding, plan.params_of, index):
+            emitter.copy(node)
+    for output in graph.model.graph.output:
+        emitter.as_float(output.name)
+    return _model(graph, emitter), tuple(reports)
+
+
+def _float_report(site: SiteNode, node: NodeProto) -> SiteReport:
+    return SiteReport(
+        site=site.site.name,
+        format="fp32",
+        storage_bits=32,
+        stored_bytes=4 * site.site.weight_elements,
+        kernel=node.op_type,
+    )
+
+
+def _report(site: SiteNode, fmt: Format, emitted: Emitted) -> SiteReport:
+    return SiteReport(
+        site=site.site.name,
+        format=fmt.name,
+        storage_bits=fmt.weight_bits,
+        stored_bytes=emitted.stored_bytes,
+        kernel=emitted.kernel,
+        note=emitted.note,
+    )
+
+
+def _model(graph: PreparedGraph, emitter: Emitter) -> ModelProto:
+    source = graph.model
+    made = helper.make_graph(
+        emitter.nodes, "g", list(source.graph.input), list(source.graph.output), list(emitter.tensors.values())
+    )
+    for value in (*made.input, *made.output):
+        value.ClearField("doc_string")
+        del value.metadata_props[:]
+    opsets = [helper.make_opsetid("", graph.opset)]
+    domains = {n.domain for n in emitter.nodes} - {"", "ai.onnx"}
+    versions = {o.domain: o.version for o in source.opset_import}
+    opsets += [helper.make_opsetid(d, versions.get(d, 1)) for d in sorted(domains)]
+    functions = [unpack_function(graph.opset)] if DOMAIN in domains else []
+    ir_version = max(8, min(source.ir_version, 10))
+    model = helper.make_model(made, opset_imports=opsets, functions=functions, ir_version=ir_version)
+    model.ClearField("producer_name")
+    shorten(model)
+    return model

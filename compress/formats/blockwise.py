@@ -1,0 +1,86 @@
+"""Block-wise weights: one scale for every ``block`` weights along the inputs, computed by ``MatMulNBits``.
+
+Dettmers et al. 2023, "SpQR", and ONNX Runtime's contrib operators. ``GatherBlockQuantized`` is its form for tables.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from modeltailor.compress.formats.emitter import MICROSOFT, Emitter
+from modeltailor.compress.formats.graph import SiteNode
+from modeltailor.compress.formats.names import site_label
+from modeltailor.compress.formats.parts import Part
+from modeltailor.compress.vocabulary import Format
+
+__all__ = ["block_bytes", "emit_block_gather", "emit_block_matmul"]
+
+
+def block_bytes(rows: int, width: int, bits: int, block: int) -> int:
+    """Bytes of weights and float32 scales of a ``[rows, width]`` matrix."""
+    blocks = -(-width // block)
+    return rows * blocks * (block * bits // 8 + 4)
+
+
+def packed_blocks(integers: NDArray[np.int8], bits: int, block: int) -> NDArray[np.uint8]:
+    """Pack signed rows ``[rows, width]`` as ``[rows, blocks, block * bits / 8]``, low bits first, offset by half the range."""
+    rows, width = integers.shape
+    blocks = -(-width // block)
+    middle = 1 << (bits - 1)
+    full = np.full((rows, blocks * block), middle, np.uint8)
+    full[:, :width] = (integers.astype(np.int16) + middle).astype(np.uint8)
+    per_byte = 8 // bits
+    grouped = full.reshape(rows, blocks, block // per_byte, per_byte)
+    out = np.zeros(grouped.shape[:3], np.uint8)
+    for k in range(per_byte):
+        out |= grouped[..., k] << np.uint8(k * bits)
+    return out
+
+
+def emit_block_matmul(emitter: Emitter, site: SiteNode, part: Part, fmt: Format) -> tuple[str, int]:
+    """Emit ``MatMulNBits`` for a matrix product; returns kernel and stored bytes."""
+    rows = part.integers if part.out_axis == 0 else np.ascontiguousarray(part.integers.T)
+    packed = packed_blocks(rows, part.bits, fmt.block)
+    scales = part.scale.reshape(-1)
+    node: NodeProto = emitter.graph.model.graph.node[site.node]
+    bias = part.bias if site.site.kind == "gemm" else None
+    product = emitter.fresh(node.output[0]) if bias is not None else node.output[0]
+    emitter.node(
+        "MatMulNBits",
+        [emitter.as_float(site.input), emitter.constant(packed), emitter.constant(scales)],
+        [product],
+        name=site_label(site.site.position),
+        domain=MICROSOFT,
+        K=rows.shape[1],
+        N=rows.shape[0],
+        bits=part.bits,
+        block_size=fmt.block,
+        accuracy_level=4,
+    )
+    if bias is not None:
+        emitter.node("Add", [product, emitter.constant(bias)], [node.output[0]])
+    emitter.made_float(node.output[0])
+    return "MatMulNBits", packed.nbytes + scales.nbytes
+
+
+def emit_block_gather(emitter: Emitter, site: SiteNode, part: Part, fmt: Format) -> tuple[str, int]:
+    """Emit ``GatherBlockQuantized`` for an embedding; returns kernel and stored bytes."""
+    rows, width = part.integers.shape
+    blocks = -(-width // fmt.block)
+    packed = packed_blocks(part.integers, part.bits, fmt.block).reshape(rows, -1)
+    scales = part.scale.reshape(rows, blocks)
+    emitter.node(
+        "GatherBlockQuantized",
+        [emitter.constant(packed), emitter.as_float(site.input), emitter.constant(scales)],
+        [site.output],
+        name=site_label(site.site.position),
+        domain=MICROSOFT,
+        gather_axis=0,
+        quantize_axis=1,
+        block_size=fmt.block,
+        bits=part.bits,
+    )
+    emitter.made_float(site.output)
+    return "GatherBlockQuantized", packed.nbytes + scales.nbytes

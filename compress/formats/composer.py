@@ -1,0 +1,295 @@
+"""The composer: one float model and its calibration data, from which any candidate is put together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto
+
+from modeltailor.compress.formats.assemble import Plan, assemble
+from modeltailor.compress.formats.blockwise import block_bytes
+from modeltailor.compress.formats.calibrate import Calibration
+from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
+from modeltailor.compress.formats.integer_ops import INTEGER_OPS
+from modeltailor.compress.formats.names import site_label
+from modeltailor.compress.formats.parts import Part, PartMaker, PartRequest
+from modeltailor.compress.formats.ranges import QuantParams, quant_params
+from modeltailor.compress.formats.store import Store
+from modeltailor.compress.pack import packed_bytes
+from modeltailor.compress.vocabulary import Format, Settings, Site, SiteReport
+from modeltailor.errors import CandidateError
+from modeltailor.targets import Inputs, RuntimeOptions
+
+__all__ = ["Composed", "Composer", "executed_kernels"]
+
+_F = Format.parse
+_BITS = (8, 7, 6, 5, 4, 3, 2)
+_CONV = ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *(f"w{b}" for b in _BITS), "w8a16", "w4a16")
+_CODEBOOKS = tuple(f"codebook{b}" for b in range(2, 9))
+_INTEGER_CODEBOOKS = tuple(f"codebook{b}a8" for b in range(2, 8))
+_DYNAMIC = tuple(f"w{b}a8-dynamic" for b in _BITS)
+_BLOCKS: tuple[str, ...] = ()
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "conv": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
+    "depthwise": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
+    "conv-transpose": ("fp32", "fp16", *(f"w{b}" for b in _BITS), *_CODEBOOKS),
+    "matmul": (
+        "fp32",
+        "fp16",
+        *(f"w{b}a8" for b in _BITS),
+        *_DYNAMIC,
+        *(f"w{b}" for b in _BITS),
+        *_CODEBOOKS,
+        *_BLOCKS,
+    ),
+    "gemm": ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *_DYNAMIC, *(f"w{b}" for b in _BITS), *_CODEBOOKS, *_BLOCKS),
+    "embedding": ("fp32", "fp16", *(f"w{b}" for b in _BITS)),
+    "recurrent": ("fp32",),
+    "other": ("fp32",),
+}
+_FORMATS = {kind: tuple(_F(n) for n in names) for kind, names in _NAMES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """A candidate.
+
+    Attributes:
+        model_bytes: the ONNX file.
+        sites: what is stored and should execute at each site.
+    """
+
+    model_bytes: bytes
+    sites: tuple[SiteReport, ...]
+
+
+class Composer:
+    """Puts candidates together from cached parts. The same recipe gives the same bytes.
+
+    Args:
+        model: the float model: a file, its bytes, or a proto. Never written to.
+        calibration: unlabeled inputs by name, each of shape ``[n, ...]``.
+        cache_dir: where figures and parts are kept between runs; ``None`` keeps them in memory only.
+        options: how calibration runs.
+        seed: of the choice of positions in feature maps.
+        site_names: the layer's name by weight initializer, where the caller knows better than the graph.
+
+    Raises:
+        ModelError: the model cannot be read.
+        DataError: the calibration data does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes | ModelProto,
+        calibration: Inputs,
+        *,
+        cache_dir: Path | None = None,
+        options: RuntimeOptions | None = None,
+        seed: int = 0,
+        site_names: Mapping[str, str] | None = None,
+    ) -> None:
+        shapes = {name: value.shape for name, value in calibration.items()}
+        self._graph = prepare(model, site_names=site_names, input_shapes=shapes)
+        self._inputs = calibration
+        self._options = options or RuntimeOptions()
+        self._cache_dir = cache_dir
+        self._seed = seed
+        self._contexts: dict[bool, _Context] = {}
+        self._by_name = {s.site.name: s for s in self._graph.sites}
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites in the order of execution."""
+        return tuple(s.site for s in self._graph.sites)
+
+    @property
+    def graph(self) -> PreparedGraph:
+        """The prepared float model."""
+        return self._graph
+
+    @property
+    def calibration(self) -> Calibration:
+        """Figures of the float model on the calibration data."""
+        return self._context(equalize=False).calibration
+
+    def formats(self, site: Site) -> tuple[Format, ...]:
+        """Return the formats that can be built at a site, fp32 first."""
+        names = _FORMATS[site.kind]
+        if site.kind == "embedding" or site.kind in ("matmul", "gemm"):
+            node = self._by_name[site.name]
+            width = site.weight_shape[1 - node.out_axis]
+            return tuple(f for f in names if not f.block or width % f.block == 0)
+        return names
+
+    def _context(self, *, equalize: bool) -> _Context:
+        if equalize not in self._contexts:
+            self._contexts[equalize] = _Context(
+                self._graph, self._inputs, self._options, self._cache_dir, self._seed, equalize=equalize
+            )
+        return self._contexts[equalize]
+
+    def compose(self, formats: Mapping[str, Format], settings: Settings | None = None) -> Composed:
+        """Build a candidate.
+
+        Args:
+            formats: format by site name; a site that is not named stays fp32.
+            settings: how quantized numbers are chosen.
+
+        Raises:
+            CandidateError: a site is unknown, or a format cannot be built there.
+        """
+        chosen = settings or Settings()
+        for name, fmt in formats.items():
+            site = self._by_name.get(name)
+            if site is None:
+                raise CandidateError("UNSUPPORTED", name, "the model has no such site", "name one of Composer.sites")
+            if fmt not in self.formats(site.site):
+                raise CandidateError(
+                    "UNSUPPORTED", name, f"format {fmt.name} cannot be built at a {site.site.kind} site"
+                )
+        context = self._context(equalize=chosen.equalize)
+        plan = Plan(
+            formats=formats,
+            part_of=lambda site, fmt: context.parts.part(PartRequest.of(site, fmt, chosen)),
+            params_of=lambda tensor, bits: context.params(tensor, bits, chosen),
+        )
+        model, sites = assemble(context.graph, plan)
+        return Composed(model_bytes=model.SerializeToString(deterministic=True), sites=sites)
+
+    def float_model(self) -> bytes:
+        """Return the fp32 model, constants and batch normalization folded."""
+        return self.compose({}).model_bytes
+
+    def stored_bytes(self, site: Site, fmt: Format, settings: Settings | None = None) -> int:
+        """Return the bytes that weight, scales and table of a site take in a format, by arithmetic."""
+        chosen = settings or Settings()
+        count = site.weight_elements
+        node = self._by_name[site.name]
+        channels = site.weight_shape[node.out_axis] if chosen.per_channel or site.kind == "embedding" else 1
+        match fmt.scheme:
+            case "float":
+                return count * fmt.weight_bits // 8
+            case "block":
+                rows = site.weight_shape[node.out_axis]
+                return block_bytes(rows, count // rows, fmt.weight_bits, fmt.block)
+            case "codebook":
+                payload = packed_bytes(count, fmt.weight_bits) if fmt.weight_bits < 8 else count
+                return (
+                    payload
+                    + (1 << fmt.weight_bits) * (4 if fmt.activation_bits == 32 else 1)
+                    + (4 if fmt.activation_bits == 32 else 4 * channels)
+                )
+            case _:
+                return (packed_bytes(count, fmt.weight_bits) if fmt.weight_bits < 8 else count) + 4 * channels
+
+    def baselines(self) -> Mapping[str, tuple[Mapping[str, Format], Settings]]:
+        """Return the uniform baselines by name: formats and settings of each."""
+        found: dict[str, tuple[Mapping[str, Format], Settings]] = {}
+        by_site = {s.name: {f.name for f in self.formats(s)} for s in self.sites}
+
+        def uniform(*wanted: str) -> dict[str, Format]:
+            chosen = {s: next((w for w in wanted if w in names), None) for s, names in by_site.items()}
+            return {s: _F(w) for s, w in chosen.items() if w is not None}
+
+        kinds = {s.kind for s in self.sites}
+        for name, wanted in (
+            ("int8 static", ("w8a8", "w8")),
+            ("int8 dynamic", ("w8a8-dynamic", "w8")),
+            ("int8 weight-only", ("w8",)),
+            ("fp16", ("fp16",)),
+        ):
+            if name == "int8 dynamic" and not kinds & {"matmul", "gemm"}:
+                continue
+            formats = uniform(*wanted)
+            if formats:
+                found[name] = (formats, Settings())
+        return found
+
+
+class _Context:
+    """Graph, calibration and parts, with or without equalization."""
+
+    def __init__(
+        self,
+        graph: PreparedGraph,
+        inputs: Inputs,
+        options: RuntimeOptions,
+        cache_dir: Path | None,
+        seed: int,
+        *,
+        equalize: bool,
+    ) -> None:
+        if equalize:
+            from modeltailor.compress.formats.equalize import equalized
+
+            graph = equalized(graph)
+        self.graph = graph
+        digest = hashlib.sha256(graph.model.SerializeToString(deterministic=True))
+        for name in sorted(inputs):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(inputs[name]).tobytes())
+        store = Store(cache_dir, f"{digest.hexdigest()}-{seed}-1")
+        self.calibration = Calibration(graph, inputs, options=options, store=store, seed=seed)
+        self.parts = PartMaker(graph, self.calibration, store)
+        self._params: dict[tuple[str, int, str, bool, bool], QuantParams | None] = {}
+        self._calibrated: set[str] | None = None
+
+    def part(self, site: SiteNode, fmt: Format, settings: Settings) -> Part:
+        return self.parts.part(PartRequest.of(site, fmt, settings))
+
+    def _tensors(self) -> set[str]:
+        """Activations that may become integers: around sites, and around operators that stay in integers."""
+        wanted: set[str] = set()
+        for site in self.graph.sites:
+            if site.site.kind in ("conv", "depthwise", "gemm", "matmul"):
+                wanted.add(site.input)
+                if site.site.kind != "matmul":
+                    wanted.add(site.output)
+        if any(s.site.kind in ("conv", "depthwise", "gemm") for s in self.graph.sites):
+            for node in self.graph.model.graph.node:
+                if node.op_type in INTEGER_OPS:
+                    wanted.update(node.output)
+        return {t for t in wanted if t and t not in self.graph.constants and self.graph.types.get(t, 1) == 1}
+
+    def params(self, tensor: str, bits: int, settings: Settings) -> QuantParams | None:
+        key = (tensor, bits, settings.range_method, settings.activation_signed, settings.activation_symmetric)
+        if key not in self._params:
+            if self._calibrated is None:
+                self._calibrated = self._tensors()
+                self._histograms = self.calibration.histograms(self._calibrated)
+            self._params[key] = (
+                None
+                if tensor not in self._calibrated
+                else quant_params(
+                    self._histograms[tensor],
+                    settings.range_method,
+                    signed=settings.activation_signed,
+                    symmetric=settings.activation_symmetric,
+                    bits=bits,
+                )
+            )
+        return self._params[key]
+
+
+def executed_kernels(optimized: ModelProto, sites: tuple[Site, ...]) -> dict[str, str]:
+    """Return the operator that executes each site, read off the graph that the runtime wrote after its optimizations.
+
+    Args:
+        optimized: the optimized graph of a model that :meth:`Composer.compose` built.
+        sites: the composer's sites.
+
+    Returns:
+        Operator by site name; a site whose node is not found is missing.
+    """
+    labels = {site_label(s.position): s.name for s in sites}
+    found: dict[str, str] = {}
+    for node in optimized.graph.node:
+        label = next((p for p in (node.name, node.name.split("_")[0], node.name.split("/")[0]) if p in labels), None)
+        if label is not None:
+            found[labels[label]] = node.op_type
+    return found

@@ -1,0 +1,82 @@
+"""Weight scales by search: the step that leaves the smallest squared error, weighted by how much each input matters.
+
+As in Nagel et al. 2021, "A White Paper on Neural Network Quantization" (MSE range setting); the weights are the
+second moments of the inputs, the diagonal of the layer's Hessian (Frantar et al. 2022).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeltailor.compress.formats.grid import Grid
+
+__all__ = ["refit_scale", "search_scale"]
+
+_TINY = 1e-12
+
+
+def search_scale(
+    weight: NDArray[np.float32], importance: NDArray[np.float32], grid: Grid, *, per_channel: bool
+) -> NDArray[np.float32]:
+    """Return the scale of each output channel.
+
+    Args:
+        weight: ``[groups, out, K]``.
+        importance: ``[groups, K]``, not negative.
+        grid: the admissible integers.
+        per_channel: one scale a channel; otherwise all are equal.
+
+    Returns:
+        Positive scales, ``[groups, out]``.
+    """
+    reach = np.maximum(weight.max(axis=2) / max(grid.high, 1), weight.min(axis=2) / min(grid.low, -1))
+    reach = np.maximum(reach, np.float32(_TINY))
+    if not per_channel:
+        reach = np.full_like(reach, reach.max())
+    wide = grid.high - grid.low >= 127
+    steps = 12 if wide else (24 if weight.size > 1 << 17 else 48)
+    factors = np.linspace(0.8 if wide else 0.25, 1.05, steps, dtype=np.float32)
+    best = np.full(reach.shape, np.inf, np.float32)
+    chosen = reach.copy()
+    root = np.sqrt(importance)[:, None, :]
+    scaled = weight * root
+    for factor in factors:
+        scale = reach * factor
+        error = grid.nearest(weight / scale[:, :, None])
+        error *= scale[:, :, None] * root
+        error -= scaled
+        loss = np.einsum("gok,gok->go", error, error)
+        if not per_channel:
+            loss = np.full_like(loss, loss.sum())
+        better = loss < best
+        best = np.where(better, loss, best)
+        chosen = np.where(better, scale, chosen)
+    return chosen.astype(np.float32)
+
+
+def refit_scale(
+    weight: NDArray[np.float32],
+    integers: NDArray[np.float32],
+    second: NDArray[np.float32],
+    scale: NDArray[np.float32],
+    *,
+    per_channel: bool,
+) -> NDArray[np.float32]:
+    """Return the scales that fit given integers best: the least squares solution under the Hessian ``second``.
+
+    Args:
+        weight: ``[groups, out, K]``.
+        integers: the same shape.
+        second: ``[groups, K, K]``.
+        scale: what is kept where the solution is not positive.
+        per_channel: as in :func:`search_scale`.
+    """
+    reached = integers @ second
+    above = np.einsum("gok,gok->go", reached, weight)
+    below = np.einsum("gok,gok->go", reached, integers)
+    if not per_channel:
+        # all rows share one scale, which the rows must be weighted with
+        above, below = np.full_like(above, above.sum()), np.full_like(below, below.sum())
+    good = (below > 0) & (above > 0)
+    return np.where(good, above / np.where(good, below, 1), scale).astype(np.float32)

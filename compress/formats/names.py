@@ -1,0 +1,64 @@
+"""Short names: what nobody outside asks for by name is called by one or two letters, which saves kilobytes."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+
+from onnx import ModelProto
+
+from modeltailor.compress.formats.nodes import has_subgraph
+
+__all__ = ["shorten", "site_label"]
+
+_FIRST = string.ascii_letters
+_NEXT = string.ascii_letters + string.digits
+
+
+def site_label(position: int) -> str:
+    """Return the node name of a site: ``s`` and its position in base 36."""
+    digits = string.digits + string.ascii_lowercase
+    text = ""
+    while True:
+        position, rest = divmod(position, 36)
+        text = digits[rest] + text
+        if not position:
+            return f"s{text}"
+
+
+def _short_names() -> Iterator[str]:
+    yield from _FIRST
+    width = 1
+    while True:
+        for first in _FIRST:
+            for k in range(len(_NEXT) ** width):
+                tail = ""
+                for _ in range(width):
+                    k, rest = divmod(k, len(_NEXT))
+                    tail = _NEXT[rest] + tail
+                yield first + tail
+        width += 1
+
+
+def shorten(model: ModelProto) -> None:
+    """Give all inner tensors of a model short names, in place. Inputs, outputs and graphs with nested graphs keep theirs."""
+    graph = model.graph
+    if any(has_subgraph(n) for n in graph.node):
+        return
+    kept = {v.name for v in (*graph.input, *graph.output)}
+    fresh = (n for n in _short_names() if n not in kept)
+    counts: dict[str, int] = {}
+    for node in graph.node:
+        for name in (*node.input, *node.output):
+            counts[name] = counts.get(name, 0) + 1
+    for tensor in graph.initializer:
+        counts[tensor.name] = counts.get(tensor.name, 0) + 1
+    order = sorted((n for n in counts if n and n not in kept), key=lambda n: -counts[n])
+    short = {name: next(fresh) for name in order}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for k, name in enumerate(names):
+                if name in short:
+                    names[k] = short[name]
+    for tensor in graph.initializer:
+        tensor.name = short.get(tensor.name, tensor.name)

@@ -1,0 +1,132 @@
+"""Activation ranges: scale and zero point of a tensor from its histogram."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeltailor.compress.formats.calibrate import Histogram
+
+__all__ = ["QuantParams", "RangeMethod", "quant_params"]
+
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
+_PERCENTILE = 99.999
+
+
+@dataclass(frozen=True, slots=True)
+class QuantParams:
+    """How an activation tensor is quantized: ``real = scale * (integer - zero_point)``.
+
+    Attributes:
+        scale: step, as float32 rounds it.
+        zero_point: the integer that stands for zero.
+        signed: signed integers.
+        bits: 8 or 16.
+    """
+
+    scale: float
+    zero_point: int
+    signed: bool
+    bits: int = 8
+
+    @property
+    def lowest(self) -> int:
+        """Smallest integer."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        """Largest integer."""
+        return self.lowest + (1 << self.bits) - 1
+
+    def quantized(self, values: NDArray[np.floating]) -> NDArray[np.integer]:
+        """Return values as integers of this kind."""
+        kind = np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
+        steps = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return np.clip(steps, self.lowest, self.highest).astype(kind)
+
+
+def _made(low: float, high: float, *, signed: bool, symmetric: bool, bits: int) -> QuantParams:
+    low, high = min(low, 0.0), max(high, 0.0)
+    lowest = -(1 << (bits - 1)) if signed else 0
+    if symmetric:
+        reach = max(-low, high, 1e-12)
+        return QuantParams(float(np.float32(reach / ((1 << (bits - 1)) - 1))), lowest + (1 << (bits - 1)), signed, bits)
+    scale = float(np.float32(max(high - low, 1e-12) / ((1 << bits) - 1)))
+    zero = int(np.clip(round(lowest - low / scale), lowest, lowest + (1 << bits) - 1))
+    return QuantParams(scale, zero, signed, bits)
+
+
+def quant_params(
+    histogram: Histogram, method: RangeMethod, *, signed: bool, symmetric: bool, bits: int = 8
+) -> QuantParams:
+    """Return scale and zero point for a tensor.
+
+    Args:
+        histogram: what calibration saw.
+        method: ``minmax`` keeps everything; ``percentile`` cuts 0.001 % ; ``mse`` minimizes the squared error;
+            ``entropy`` minimizes the divergence of the quantized distribution (Migacz 2017, "8-bit inference with TensorRT").
+        signed: signed integers.
+        symmetric: zero point in the middle.
+        bits: 8 or 16.
+    """
+    low, high = histogram.low, histogram.high
+    edges = np.linspace(low, high, len(histogram.counts) + 1)
+    counts = histogram.counts.astype(np.float64)
+    if method == "percentile" and counts.sum():
+        share = np.cumsum(counts) / counts.sum()
+        cut = (100.0 - _PERCENTILE) / 100.0
+        low, high = (
+            float(edges[np.searchsorted(share, cut)]),
+            float(edges[min(np.searchsorted(share, 1 - cut) + 1, len(counts))]),
+        )
+    elif method in ("mse", "entropy") and counts.sum() and high > low:
+        low, high = _searched(edges, counts, method, signed=signed, symmetric=symmetric, bits=bits)
+    return _made(low, high, signed=signed, symmetric=symmetric, bits=bits)
+
+
+def _searched(
+    edges: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    method: RangeMethod,
+    *,
+    signed: bool,
+    symmetric: bool,
+    bits: int,
+) -> tuple[float, float]:
+    low, high = float(edges[0]), float(edges[-1])
+    centers = (edges[1:] + edges[:-1]) / 2
+    kept = counts > 0
+    centers, weights = centers[kept], counts[kept] / counts.sum()
+    width = (high - low) / len(counts)
+    best, chosen = np.inf, (low, high)
+    # both ends are cut by their own factor: first the longer one, then the other
+    for which in (0, 1) if -low > high else (1, 0):
+        start = chosen
+        for factor in np.linspace(0.3, 1.0, 36):
+            trial = (start[0] * factor, start[1]) if which == 0 else (start[0], start[1] * factor)
+            params = _made(*trial, signed=signed, symmetric=symmetric, bits=bits)
+            back = (params.quantized(centers).astype(np.float64) - params.zero_point) * params.scale
+            if method == "mse":
+                # within a bin values are spread evenly: its width adds the same everywhere and is left out
+                loss = float(np.sum(weights * (back - centers) ** 2))
+            else:
+                loss = _divergence(back, weights, width, params.scale)
+            if loss < best - 1e-15:
+                best, chosen = loss, trial
+        if low >= 0 or high <= 0:
+            break
+    return chosen
+
+
+def _divergence(back: NDArray[np.float64], weights: NDArray[np.float64], width: float, scale: float) -> float:
+    """KL divergence between bin masses and what is left of them when each level spreads its mass evenly."""
+    _, level = np.unique(back, return_inverse=True)
+    mass = np.bincount(level, weights)
+    bins = np.bincount(level)
+    spread = mass[level] / np.maximum(bins[level], 1)
+    clipped = np.maximum(bins[level] * width / scale, 1.0)  # a level that swallows far values is no good image of them
+    return float(np.sum(weights * (np.log(weights) - np.log(spread) + np.log(clipped))))
