@@ -1,0 +1,36 @@
+"""The search space, what is known of its costs, and the samplers that propose the next recipe."""
+
+from modeltailor.search.sampler.costs import (
+    OBJECTIVES,
+    Conversion,
+    CostArrays,
+    CostTable,
+    OptionCost,
+    SiteCosts,
+    StructureCost,
+)
+from modeltailor.search.sampler.factory import SAMPLERS, make_sampler
+from modeltailor.search.sampler.goal import Goal
+from modeltailor.search.sampler.knapsack import front, solve
+from modeltailor.search.sampler.space import Assignment, Decision, Encoding, SearchSpace
+from modeltailor.search.sampler.tailor import TailorSampler
+
+__all__ = [
+    "OBJECTIVES",
+    "SAMPLERS",
+    "Assignment",
+    "Conversion",
+    "CostArrays",
+    "CostTable",
+    "Decision",
+    "Encoding",
+    "Goal",
+    "OptionCost",
+    "SearchSpace",
+    "SiteCosts",
+    "StructureCost",
+    "TailorSampler",
+    "front",
+    "make_sampler",
+    "solve",
+]

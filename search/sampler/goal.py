@@ -1,0 +1,88 @@
+"""What a study's values are, and what is asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modeltailor.errors import ConfigError
+from modeltailor.search.front import Objective
+from modeltailor.targets import Budget
+
+__all__ = ["DEFAULT_LOSS", "Goal"]
+
+DEFAULT_LOSS = 0.1
+"""Losses of accuracy above it count for nothing, unless the goal says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What the study's objectives are and what is asked of them.
+
+    Attributes:
+        objectives: in the order of the study's values, all minimised; ``accuracy`` stands for the loss of it (0..1).
+        limits: the user's budget by objective, in the study's units.
+        reference: values from which on a model is worth nothing, by objective. By default a loss of 0.1 and, of the
+            others, what the original costs (its measured value once there is one).
+        loss_ceiling: the largest possible loss (accuracy of the original less that of guessing), if known.
+        evaluation_s: seconds of one trial without training, to weigh it against training.
+    """
+
+    objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
+    limits: tuple[tuple[Objective, float], ...] = ()
+    reference: tuple[tuple[Objective, float], ...] = ()
+    loss_ceiling: float | None = None
+    evaluation_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.objectives)) != len(self.objectives) or not 2 <= len(self.objectives) <= 4:
+            raise ConfigError("CFG-08", "goal", f"needs 2 to 4 distinct objectives; got {self.objectives}")
+        unknown = {o for o, _ in (*self.limits, *self.reference)} - set(self.objectives)
+        if unknown:
+            raise ConfigError("CFG-08", "goal", f"limits what is no objective: {sorted(unknown)}", "add it, or drop it")
+
+    @staticmethod
+    def of(
+        objectives: Sequence[Objective],
+        budget: Budget,
+        *,
+        latency_ms: float,
+        metric: float,
+        minimize: bool = False,
+        reference: Sequence[tuple[Objective, float]] = (),
+        loss_ceiling: float | None = None,
+        evaluation_s: float = 1.0,
+    ) -> Goal:
+        """Return the goal of a study whose latencies are ratios to the original.
+
+        Args:
+            objectives: in the order of the study's values.
+            budget: the user's limits.
+            latency_ms: of the original.
+            metric: value of the original.
+            minimize: whether a smaller metric is better.
+            reference: values from which on a model is worth nothing.
+            loss_ceiling: the largest possible loss.
+            evaluation_s: seconds of one trial without training.
+        """
+        limits: list[tuple[Objective, float]] = []
+        losses = []
+        if budget.max_drop is not None:
+            losses.append(budget.max_drop / 100.0)
+        if budget.min_accuracy is not None:
+            losses.append(budget.min_accuracy - metric if minimize else metric - budget.min_accuracy)
+        if losses:
+            limits.append(("accuracy", min(losses)))
+        if budget.latency_ms is not None:
+            limits.append(("latency", budget.latency_ms / latency_ms))
+        if budget.size_bytes is not None:
+            limits.append(("size", float(budget.size_bytes)))
+        if budget.memory_bytes is not None:
+            limits.append(("memory", float(budget.memory_bytes)))
+        return Goal(
+            objectives=tuple(objectives),
+            limits=tuple((o, v) for o, v in limits if o in objectives),
+            reference=tuple(reference),
+            loss_ceiling=loss_ceiling,
+            evaluation_s=evaluation_s,
+        )

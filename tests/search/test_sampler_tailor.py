@@ -1,0 +1,207 @@
+"""The sampler in Optuna studies: what it finds, and that the same history gives the same next recipe."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+import pytest
+
+from modeltailor.errors import ConfigError
+from modeltailor.search.hypervolume import hypervolume
+from modeltailor.search.sampler import (
+    SAMPLERS,
+    CostTable,
+    Decision,
+    Goal,
+    OptionCost,
+    SearchSpace,
+    SiteCosts,
+    StructureCost,
+    TailorSampler,
+    make_sampler,
+    solve,
+)
+
+_OPTIONS = ("fp32", "w8a8", "w4a8", "w2a8")
+_REFERENCE = (0.1, 1.0, 1.0)
+
+
+def _problem(
+    n_sites: int = 8, structures: tuple[str, ...] = ("original",)
+) -> tuple[SearchSpace, CostTable, np.ndarray]:
+    rng = np.random.default_rng(0)
+    share = rng.lognormal(size=n_sites)
+    share /= share.sum()
+    true = np.stack([
+        rng.lognormal(size=(n_sites, 1)) / n_sites * np.array([0.0, 0.002, 0.02, 0.5]),
+        share[:, None] * np.array([1.0, 0.45, 0.45, 0.45]),
+        share[:, None] * np.array([32, 8, 4, 2]) / 32,
+    ])  # fmt: skip
+    guess = true * np.stack(
+        [rng.lognormal(-0.4, 0.4, true.shape[1:]), np.ones(true.shape[1:]), np.ones(true.shape[1:])]
+    )
+    sites = tuple(
+        SiteCosts(
+            site=f"conv{i}",
+            options=tuple(
+                OptionCost(loss=float(a), latency_ms=float(b), size_bytes=float(c)) for a, b, c in guess[:, i].T
+            ),
+        )
+        for i in range(n_sites)
+    )  # fmt: skip
+    space = SearchSpace(
+        decisions=tuple(Decision(name=f"conv{i}", options=_OPTIONS) for i in range(n_sites)), structures=structures
+    )
+    return space, CostTable(sites=sites), true
+
+
+def _evaluate(space: SearchSpace, true: np.ndarray, trial: optuna.Trial) -> list[float]:
+    structure, vector = space.indices_of(*space.suggest(trial))
+    own = true[:, np.arange(space.n_sites), vector].sum(axis=1)
+    shrink = 1.0 - 0.3 * structure
+    return [float(own[0] + 0.01 * structure), float(own[1] * shrink), float(own[2] * shrink)]
+
+
+def _run(sampler: optuna.samplers.BaseSampler, space: SearchSpace, true: np.ndarray, n: int) -> optuna.Study:
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+    for _ in range(n):
+        trial = study.ask()
+        study.tell(trial, _evaluate(space, true, trial))
+    return study
+
+
+def _reached(study: optuna.Study) -> float:
+    return hypervolume([t.values for t in study.trials], _REFERENCE)
+
+
+def test_twenty_trials_reach_more_than_four_hundred_at_random() -> None:
+    space, costs, true = _problem()
+    ours = _run(TailorSampler(space, costs, seed=1), space, true, 20)
+    others = _run(make_sampler("random", seed=1), space, true, 400)
+    assert _reached(ours) > _reached(others)
+
+
+def test_no_recipe_is_proposed_twice_until_all_are_tried() -> None:
+    decisions = tuple(Decision(name=f"conv{i}", options=("fp32", "w8a8", "w4a8")) for i in range(3))
+    space = SearchSpace(decisions=decisions)
+    costs = CostTable(
+        sites=tuple(
+            SiteCosts(site=d.name, options=tuple(OptionCost(loss=0.01 * k, size_bytes=3.0 - k) for k in range(3)))
+            for d in decisions
+        )
+    )
+    study = optuna.create_study(
+        directions=["minimize"] * 2,
+        sampler=TailorSampler(space, costs, goal=Goal(objectives=("accuracy", "size"))),
+    )
+    seen = set()
+    study.enqueue_trial(space.params_of(*space.uniform("w4a8")))
+    running = [study.ask() for _ in range(3)]  # trials that are running count as tried, too
+    for _ in range(space.size):
+        trial = running.pop(0)
+        seen.add(tuple(sorted(space.suggest(trial)[1].items())))
+        study.tell(trial, [0.01, 1.0])
+        if len(seen) + len(running) < space.size:
+            running.append(study.ask())
+        for waiting in running:
+            space.suggest(waiting)
+        if not running:
+            break
+    assert len(seen) == space.size
+
+
+def test_the_same_history_gives_the_same_next_recipe_and_another_seed_another() -> None:
+    space, costs, true = _problem()
+    study = _run(TailorSampler(space, costs, seed=3), space, true, 9)
+    proposals = []
+    for seed in (3, 3, 4):
+        copy = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, costs, seed=seed))
+        copy.add_trials(study.trials)
+        proposals.append([space.suggest(copy.ask()) for _ in range(4)])
+    assert proposals[0] == proposals[1]
+    assert proposals[0] != proposals[2]
+
+
+def test_a_study_goes_on_from_storage_as_if_never_interrupted(tmp_path: object) -> None:
+    space, costs, true = _problem()
+    storage = f"sqlite:///{tmp_path}/study.db"
+    whole = _run(TailorSampler(space, costs, seed=5), space, true, 12)
+    optuna.create_study(study_name="a", storage=storage, directions=["minimize"] * 3)
+    for n in (7, 5):
+        study = optuna.load_study(study_name="a", storage=storage, sampler=TailorSampler(space, costs, seed=5))
+        for _ in range(n):
+            trial = study.ask()
+            study.tell(trial, _evaluate(space, true, trial))
+    assert [t.params for t in study.trials] == [t.params for t in whole.trials]
+
+
+def test_proposals_aim_at_the_budget() -> None:
+    space, costs, true = _problem()
+    least = solve(true[0], true[2:], [0.15])
+    assert least is not None
+    loss = 1.3 * float(true[0, np.arange(space.n_sites), least].sum())
+    goal = Goal(limits=(("accuracy", loss), ("size", 0.15)))
+    study = _run(TailorSampler(space, costs, goal=goal, seed=0), space, true, 16)
+    inside = [t for t in study.trials if t.values[0] <= loss and t.values[2] <= 0.15]
+    assert len(inside) >= 5
+    assert min(t.number for t in inside) <= 4
+
+
+def test_dear_structures_wait_until_formats_gain_little_and_then_get_their_turn() -> None:
+    names = ("original", "small")
+    space, costs, true = _problem(structures=names)
+    for train_s, first in ((0.0, 4), (30.0, 25)):
+        small = StructureCost(
+            structure="small", loss=0.01, loss_std=0.01, latency_scale=0.7, size_scale=0.7, train_s=train_s
+        )
+        table = CostTable(sites=costs.sites, structures=(small,))
+        study = _run(TailorSampler(space, table, seed=0), space, true, 26)
+        numbers = [t.number for t in study.trials if t.params["structure"] == "small"]
+        assert numbers
+        assert numbers[0] <= first
+        if train_s:
+            assert numbers[0] > 1
+    never = TailorSampler(space, table, seed=0, affordable=lambda name: False)
+    assert all(t.params["structure"] == "original" for t in _run(never, space, true, 6).trials)
+
+
+def test_failed_and_unreadable_trials_do_no_harm() -> None:
+    space, costs, true = _problem()
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, costs))
+    study.add_trial(optuna.trial.create_trial(values=[0.0, 1.0, 1.0]))  # a baseline without parameters
+    failed = []
+    for _ in range(3):
+        trial = study.ask()
+        failed.append(space.suggest(trial))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    trial = study.ask()
+    assert space.suggest(trial) not in failed
+    study.tell(trial, _evaluate(space, true, trial))
+
+
+def test_a_study_with_other_objectives_is_refused() -> None:
+    space, costs, _ = _problem()
+    for directions in (["minimize"] * 2, ["maximize", "minimize", "minimize"]):
+        study = optuna.create_study(directions=directions, sampler=TailorSampler(space, costs))
+        with pytest.raises(ConfigError, match="must minimise"):
+            space.suggest(study.ask())
+
+
+@pytest.mark.parametrize("name", [n for n in SAMPLERS if n != "gp"])
+def test_every_sampler_respects_the_space_and_takes_constraints(name: str) -> None:
+    space, costs, true = _problem(structures=("original", "small"))
+    sampler = make_sampler(name, seed=0, space=space, costs=costs)  # type: ignore[arg-type]
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+    for _ in range(14):
+        trial = study.ask()
+        values = _evaluate(space, true, trial)
+        trial.set_constraint("size", values[2] - 0.3)
+        study.tell(trial, values)
+    assert all(t.values[2] <= 0.3 for t in study.best_trials)
+
+
+def test_unknown_samplers_and_missing_parts_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not known"):
+        make_sampler("annealing")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs a search space"):
+        make_sampler("tailor")
