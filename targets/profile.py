@@ -99,7 +99,7 @@ class Profile(_Strict):
 class _UniqueKeys(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, and aliases."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # type: ignore[override]
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen: dict[object, int] = {}
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -136,7 +136,8 @@ def _parse(text: str, where: str) -> Profile:
 
 
 def _refusal(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
+    every = error.errors(include_url=False)
+    first = next((e for e in every if e["type"] == "extra_forbidden"), every[0])  # a misspelt key explains the rest
     path = ".".join(str(part) for part in first["loc"]) or "profile"
     if first["type"] == "extra_forbidden":
         wrong = str(first["loc"][-1])

@@ -64,7 +64,7 @@ def models(tmp_path: Path) -> dict[str, Path]:
     """Files by name: ``small``, ``wide`` (slower), ``fixed`` (batch of 4), ``endless``, ``garbage``."""
     made = {
         "small": conv_net(8),
-        "wide": conv_net(64, side=16),
+        "wide": conv_net(256),
         "fixed": conv_net(8, batch=4),
         "endless": endless(),
     }

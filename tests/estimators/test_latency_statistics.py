@@ -1,0 +1,161 @@
+"""Ratios, intervals and tiers, against devices whose truth is known."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from modeltailor.estimators.estimate import Estimate
+from modeltailor.estimators.latency import absolute, budget_verdict, certify, compare, merge, ratio, screen
+from modeltailor.targets import FakeDevice, PairTimings, RunFacts, TimingPlan, Timings
+
+A, B, C = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
+TRUTH = {"a.onnx": 2.0, "b.onnx": 1.0, "c.onnx": 1.6}
+FACTS = RunFacts(load_ms=1.0, first_inference_ms=1.0)
+
+
+def timings(*pairs):
+    """Pairs given as lists of (baseline, own, own, baseline)."""
+    return Timings(
+        pairs=tuple(
+            PairTimings(
+                blocks_ms=(tuple((q[0], q[3]) for q in p), tuple((q[1], q[2]) for q in p)),
+                baseline_blocks_ms=(tuple((q[0], q[3]) for q in p),) * 2,
+                steady=(True, True),
+            )
+            for p in pairs
+        ),
+        facts=(FACTS, FACTS),
+    )
+
+
+def test_abba_cancels_a_linear_drift_within_a_quad():
+    drifting = [(2.0 * math.exp(0.0), 1.0 * math.exp(0.1), 1.0 * math.exp(0.2), 2.0 * math.exp(0.3))] * 4
+    assert ratio(timings(drifting, drifting), 1).value == pytest.approx(2.0)
+
+
+def test_interval_is_student_s_over_the_pairs():
+    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in (-0.01, 0.0, 0.01)]
+    estimate = ratio(timings(*pairs), 1)
+    half = 4.302653 * 0.01 / math.sqrt(3)  # t(2) at 97.5 %, sample deviation 0.01
+    assert estimate.value == pytest.approx(2.0)
+    assert estimate.high == pytest.approx(2.0 * math.exp(half), rel=1e-6)
+    assert estimate.low == pytest.approx(2.0 * math.exp(-half), rel=1e-6)
+    assert estimate.half_width == pytest.approx(math.expm1(half), rel=1e-6)
+    assert not estimate.screening
+
+
+def test_one_spoiled_quad_of_ten_does_not_move_a_pair():
+    good = [(2.0, 1.0, 1.0, 2.0)] * 9
+    assert ratio(timings([*good, (2.0, 9.0, 9.0, 2.0)]), 1).value == pytest.approx(2.0)
+
+
+def test_single_pair_is_widened_by_what_processes_differ():
+    estimate = ratio(timings([(2.0, 1.0, 1.0, 2.0)] * 8), 1)
+    assert estimate.screening
+    assert estimate.half_width == pytest.approx(math.expm1(1.96 * math.sqrt(2) * 0.01), rel=1e-6)
+    single = ratio(timings([(2.0, 1.0, 1.0, 2.0)]), 1)
+    assert single.half_width > 0.09
+
+
+def test_absolute_is_in_milliseconds_and_the_baseline_is_its_own_measure():
+    both = timings([(2.0, 1.0, 1.0, 2.0)] * 4, [(2.0, 1.0, 1.0, 2.0)] * 4)
+    assert absolute(both, 0).value == pytest.approx(2.0)
+    assert absolute(both, 1, evidence="measured-on-device").value == pytest.approx(1.0)
+    assert absolute(both, 1, evidence="measured-on-device").evidence == "measured-on-device"
+    one = ratio(both, 0)
+    assert (one.low, one.value, one.high) == (1.0, 1.0, 1.0)
+
+
+def test_budget_is_met_only_by_the_whole_interval():
+    estimate = Estimate(value=1.0, low=0.9, high=1.1, evidence="measured-here")
+    assert budget_verdict(estimate, 1.2) == "met"
+    assert budget_verdict(estimate, 1.05) == "undecided"
+    assert budget_verdict(estimate, 0.95) == "undecided"
+    assert budget_verdict(estimate, 0.8) == "missed"
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high"), [(1.0, 0.9, 1.1), (0.0, 1.0, 1.1), (0.9, 1.0, math.inf), (math.nan, 1.0, 1.1)]
+)
+def test_impossible_estimate_cannot_exist(low, value, high):
+    with pytest.raises(ValueError, match="low <= value <= high"):
+        Estimate(value=value, low=low, high=high, evidence="measured-here")
+
+
+def test_screen_uses_one_pair_and_makes_no_claim():
+    device = FakeDevice(TRUTH, noise=0.02, process_effect=0.01, peak_bytes=lambda _: 77, evidence="measured-on-device")
+    measured = screen(device, (A, B), {}, memory=True)
+    assert (measured.path, measured.pairs, measured.peak_memory_bytes) == (B, 1, 77)
+    assert measured.speedup.low < 2.0 < measured.speedup.high
+    assert measured.speedup.screening
+    assert measured.latency_ms.evidence == "measured-on-device"
+    assert screen(device, (A, B), {}).peak_memory_bytes is None
+
+
+def test_compare_stops_at_the_asked_width_and_keeps_the_least_pairs():
+    calm = FakeDevice(TRUTH, noise=0.02, process_effect=0.002)
+    measured = compare(calm, (A, B, C), {})
+    assert [m.path for m in measured] == [B, C]
+    assert all(m.verdict == "certified" and m.pairs == 8 and m.speedup.half_width <= 0.02 for m in measured)
+    assert measured[0].speedup.low < 2.0 < measured[0].speedup.high
+    assert measured[1].speedup.low < 1.25 < measured[1].speedup.high
+    rough = FakeDevice(TRUTH, process_effect=0.02, seed=3)
+    more = compare(rough, (A, B), {}, max_pairs=40)[0]
+    assert more.pairs > 8
+    assert more.speedup.half_width <= 0.02
+
+
+def test_too_much_noise_is_called_noisy():
+    measured = compare(FakeDevice(TRUTH, process_effect=0.2), (A, B), {}, max_pairs=10)[0]
+    assert (measured.verdict, measured.pairs) == ("NOISY", 10)
+
+
+def test_limit_inside_the_interval_is_undecided_until_pairs_run_out():
+    device = FakeDevice(TRUTH, process_effect=0.005)
+    measured = compare(device, (A, B), {}, limit_ms=1.0, max_pairs=12)[0]
+    if budget_verdict(measured.latency_ms, 1.0) == "undecided":
+        assert (measured.verdict, measured.pairs) == ("UNDECIDED", 12)
+    clear = compare(FakeDevice(TRUTH, process_effect=0.005), (A, B), {}, limit_ms=1.2, max_pairs=12)[0]
+    assert (clear.verdict, clear.pairs) == ("certified", 8)
+
+
+def test_certify_asks_for_ten_pairs_and_memory():
+    measured = certify(FakeDevice(TRUTH, process_effect=0.002), (A, B), {})[0]
+    assert (measured.verdict, measured.pairs) == ("certified", 10)
+    assert measured.speedup.half_width <= 0.01
+    assert measured.peak_memory_bytes == 1_000_000
+
+
+def test_short_of_time_the_verdict_says_so():
+    measured = certify(FakeDevice(TRUTH), (A, B), {}, seconds=0.0)[0]
+    assert (measured.verdict, measured.pairs) == ("NOISY", 2)
+
+
+def test_memory_is_measured_once():
+    class Counting(FakeDevice):
+        asked = 0
+
+        def time(self, artifacts, inputs, plan):
+            self.asked += plan.memory
+            return super().time(artifacts, inputs, plan)
+
+    device = Counting(TRUTH)
+    certify(device, (A, B), {})
+    assert device.asked == 1
+
+
+def test_merge_joins_pairs_and_keeps_the_largest_memory():
+    device = FakeDevice(TRUTH)
+    first = device.time((A, B), {}, TimingPlan(pairs=2, memory=True))
+    second = device.time((A, B), {}, TimingPlan(pairs=1))
+    whole = merge(first, second)
+    assert whole.pairs == first.pairs + second.pairs
+    assert whole.facts[1].peak_run_bytes == 1_000_000
+    with pytest.raises(ValueError, match=r"shorter|longer"):
+        merge(first, device.time((A,), {}, TimingPlan(pairs=1)))
+
+
+def test_a_candidate_is_needed():
+    with pytest.raises(ValueError, match="at least one candidate"):
+        compare(FakeDevice(TRUTH), (A,), {})

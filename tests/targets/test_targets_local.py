@@ -1,0 +1,128 @@
+"""This machine as a device: faults name the file, limits hold, labels are honest."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from modeltailor.errors import CandidateError, DeviceError
+from modeltailor.targets import LocalDevice, TimingPlan, load_profile
+from modeltailor.targets._measure import _BARE
+from modeltailor.targets.lock import measurement_token
+
+SHORT = TimingPlan(pairs=1, quads=2, block_inferences=5, block_ms=2.0, warmup_s=0.05)
+
+
+@pytest.fixture
+def device():
+    return LocalDevice(load_profile("desktop-cpu"))
+
+
+def heavy(path: Path, n_bytes: int) -> Path:
+    """A MatMul with ``n_bytes`` of weights; input ``v`` of shape (1, 1024)."""
+    columns = n_bytes // 4 // 1024
+    weight = numpy_helper.from_array(np.ones((1024, columns), np.float32), "W")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["v", "W"], ["y"])],
+        "heavy",
+        [helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 1024])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, columns])],
+        [weight],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
+    return path
+
+
+def test_hanging_candidate_times_out_by_name(device, models, one_image):
+    start = time.monotonic()
+    with pytest.raises(CandidateError) as caught:
+        device.time((models["small"], models["endless"]), one_image, replace(SHORT, timeout_s=3.0))
+    assert (caught.value.code, caught.value.where) == ("TIMEOUT", "endless.onnx")
+    assert time.monotonic() - start < 25
+
+
+def test_refused_file_is_unsupported_with_the_runtime_s_reason(device, models, one_image):
+    with pytest.raises(CandidateError) as caught:
+        device.time((models["small"], models["garbage"]), one_image, SHORT)
+    assert (caught.value.code, caught.value.where) == ("UNSUPPORTED", "garbage.onnx")
+    assert "ONNX Runtime cannot load it" in caught.value.what
+
+
+def test_wrong_input_is_the_candidate_s_fault(device, models):
+    with pytest.raises(CandidateError, match="'x'"):
+        device.time((models["small"],), {"z": np.zeros((1, 3, 16, 16), np.float32)}, SHORT)
+
+
+def test_peak_memory_follows_the_weights(device, models, one_image, tmp_path):
+    plan = replace(SHORT, memory=True)
+    small = device.time((models["small"],), one_image, plan).facts[0]
+    big = device.time((heavy(tmp_path / "big.onnx", 20_000_000),), {"v": np.ones((1, 1024), np.float32)}, plan).facts[0]
+    assert max(small.peak_load_bytes, small.peak_run_bytes) < 10_000_000
+    assert 20_000_000 < big.peak_load_bytes < 160_000_000
+    assert 17_000_000 < big.peak_run_bytes < 160_000_000
+
+
+def test_bare_runtime_model_is_an_identity():
+    model = onnx.load_from_string(_BARE)
+    onnx.checker.check_model(model)
+    assert [n.op_type for n in model.graph.node] == ["Identity"]
+
+
+def test_only_the_local_profile_claims_the_device():
+    assert LocalDevice(load_profile("desktop-cpu")).describe().evidence == "measured-on-device"
+    for name in ("phone", "embedded", "gpu"):
+        facts = LocalDevice(load_profile(name)).describe()
+        assert facts.evidence == "measured-here"
+        assert facts.options.provider == "CPUExecutionProvider"
+
+
+def test_threads_of_the_profile_reach_the_runtime_and_the_fingerprint(device):
+    two = LocalDevice(device.profile.model_copy(update={"threads": 2}))
+    assert two.describe().options.intra_op_threads == 2
+    assert two.describe().fingerprint != device.describe().fingerprint
+
+
+def test_missing_provider_is_the_device_s_fault(device, models, one_image):
+    absent = LocalDevice(device.profile.model_copy(update={"provider": "CUDAExecutionProvider"}))
+    with pytest.raises(DeviceError, match="CUDAExecutionProvider"):
+        absent.time((models["small"],), one_image, SHORT)
+
+
+def test_stand_in_keeps_the_memory_of_the_device(models, one_image, tmp_path):
+    profile = load_profile("embedded")
+    assert profile.memory_bytes is not None
+    little = profile.memory_bytes.model_copy(update={"value": 520_000_000.0})
+    stand_in = LocalDevice(profile.model_copy(update={"memory_bytes": little}))
+    stand_in.time((models["small"],), one_image, SHORT)
+    with pytest.raises(CandidateError) as caught:
+        stand_in.time((heavy(tmp_path / "big.onnx", 270_000_000),), {"v": np.ones((1, 1024), np.float32)}, SHORT)
+    assert caught.value.code in ("OOM", "UNSUPPORTED")
+    assert caught.value.where == "big.onnx"
+
+
+def test_slow_models_get_shorter_blocks_rather_than_a_timeout(device, models, one_image):
+    greedy = TimingPlan(pairs=1, quads=8, block_inferences=20, block_ms=5000.0, warmup_s=0.1, timeout_s=8.0)
+    start = time.monotonic()
+    timings = device.time((models["small"], models["wide"]), one_image, greedy)
+    assert len(timings.pairs[0].blocks_ms[1]) >= 2
+    assert time.monotonic() - start < 25
+
+
+def test_two_runs_do_not_measure_at_once(device, models, one_image):
+    waiting = LocalDevice(device.profile, wait_s=0.2)
+    with measurement_token("local"), pytest.raises(DeviceError, match="another run"):
+        waiting.time((models["small"],), one_image, SHORT)
+    assert waiting.time((models["small"],), one_image, SHORT).pairs
+    with measurement_token("local"), measurement_token("another device", wait_s=0.0):
+        pass
+
+
+def test_conditions_tell_what_the_machine_suffered(device, models, one_image):
+    conditions = dict(device.time((models["small"],), one_image, SHORT).conditions)
+    assert set(conditions) == {"steal_share", "busy_share", "load_average_1m", "major_page_faults", "preemptions"}
+    assert 0 <= conditions["steal_share"] <= 1
+    assert 0 < conditions["busy_share"] <= 1

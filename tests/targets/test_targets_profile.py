@@ -1,0 +1,85 @@
+"""Profiles: what ships is complete and sourced; what a user writes is checked with a helpful word."""
+
+import subprocess
+import sys
+
+import pytest
+
+from modeltailor.errors import ConfigError
+from modeltailor.targets import Profile, list_profiles, load_profile
+
+MINE = """
+name: my-board
+title: My board
+kind: embedded
+runtime: ONNX Runtime 1.20, CPU
+threads: 4
+memory_bytes: {value: 5.12e+8, origin: spec, source: its data sheet}
+"""
+
+
+def test_every_kind_has_a_device_and_aliases_are_unique():
+    profiles = list_profiles()
+    assert {p.kind for p in profiles} == {"phone", "embedded", "desktop-cpu", "gpu"}
+    names = [n for p in profiles for n in (p.name, *p.aliases)]
+    assert len(names) == len(set(names))
+    assert [p.name for p in profiles if p.is_local] == ["desktop-cpu"]
+
+
+@pytest.mark.parametrize("name", ["desktop-cpu", "phone", "embedded", "gpu", *(p.name for p in list_profiles())])
+def test_profile_loads_by_name_and_survives_its_own_data(name):
+    profile = load_profile(name)
+    assert name in (profile.name, *profile.aliases)
+    assert Profile.model_validate(profile.to_plain()) == profile
+
+
+def test_user_profile_from_a_path_and_by_name_beside_the_job(tmp_path):
+    (tmp_path / "mine.yaml").write_text(MINE)
+    for given in (load_profile(tmp_path / "mine.yaml"), load_profile("mine", folder=tmp_path)):
+        assert (given.name, given.threads, given.reach) == ("my-board", 4, "none")
+        assert given.memory_bytes is not None
+        assert given.memory_bytes.value == 512_000_000
+    assert load_profile("mine.yaml", folder=tmp_path).name == "my-board"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        (MINE + "thread: 2\n", "CFG-04", "did you mean 'threads'"),
+        (MINE.replace("origin", "orign"), "CFG-04", "did you mean 'origin'"),
+        (MINE + "threads: 2\n", "CFG-03", "given twice"),
+        (MINE.replace("threads: 4", "threads: 0"), "CFG-06", "threads"),
+        (MINE.replace("5.12e+8", "-1"), "CFG-06", r"memory_bytes\.value"),
+        (MINE.replace("5.12e+8", ".nan"), "CFG-06", r"memory_bytes\.value"),
+        (MINE.replace("origin: spec", "origin: guess"), "CFG-06", "origin"),
+        (MINE + "reach: ssh\n", "CFG-06", "address"),
+        (MINE + "bad: [\n", "CFG-02", "line"),
+        ("- a\n- b\n", "CFG-06", "mapping"),
+        ("a: &x 1\nb: *x\n", "CFG-14", "aliases"),
+    ],
+)
+def test_wrong_profile_is_refused_with_the_reason(tmp_path, text, code, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_profile(path)
+    assert caught.value.code == code
+
+
+def test_unknown_device_suggests_a_name(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'raspberry-pi-5'"):
+        load_profile("rasberry-pi-5")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_profile(tmp_path / "none.yaml")
+
+
+def test_room_imports_without_heavy_libraries():
+    code = (
+        "import sys, modeltailor.targets as t; t.Budget\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'optuna', 'scipy', 'yaml', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "t.load_profile; t.LocalDevice; t.Child\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'optuna'} & set(sys.modules)\n"
+        "assert sorted(t.__all__) == t.__all__ and all(hasattr(t, n) for n in t.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
