@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
-from modeltailor.compress import Recipe, Settings, SiteReport, Structure
+from modeltailor.compress import Recipe, Settings, Site, SiteReport, Structure
 from modeltailor.errors import CandidateError, ModelTailorError
 from modeltailor.estimators.accuracy import Accuracy
 from modeltailor.estimators.estimate import Estimate
@@ -226,7 +226,10 @@ class LocalExecutor:
             built = timed("build", lambda: self._compose(task.recipe, structure_key))
             sha256 = self.folder.keep_artifact(built.data)
             path = self.folder.artifact(sha256)
-            scored = timed("score", lambda: self.score(path, built.sites, "search", is_reference=task.role == "fp32"))
+            scored = timed(
+                "score",
+                lambda: self.score(path, self._sites_of(structure_key), "search", is_reference=task.role == "fp32"),
+            )
             if task.role == "fp32":
                 self._baseline = path
             measured = timed(
@@ -299,9 +302,9 @@ class LocalExecutor:
         )
 
     def score(
-        self, model: Path, sites: tuple[SiteReport, ...], split: str, *, is_reference: bool = False
+        self, model: Path, sites: tuple[Site, ...], split: str, *, is_reference: bool = False
     ) -> stages.ScoredModel:
-        """Score a built file on a split in a child process.
+        """Score a built file on a split in a child process, and read the executed kernels of those sites.
 
         Raises:
             CandidateError: it crashed, hung, or gave nothing that can be scored.
@@ -321,10 +324,13 @@ class LocalExecutor:
                 input_names=self.facts.input_names,
                 options=self.device.describe().options,
                 fixed_batch=self.facts.fixed_batch,
-                site_reports=sites,
+                known_sites=sites,
                 is_reference=is_reference,
             ),
         )
+
+    def _sites_of(self, structure_key: str) -> tuple[Site, ...]:
+        return tuple(s.site for s in self.sites(structure_key))
 
     def _site_records(
         self, structure_key: str, reports: tuple[SiteReport, ...], kernels: Mapping[str, str]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from modeltailor.compress import SiteReport
-from modeltailor.errors import CandidateError, DeviceError
+from modeltailor.errors import CandidateError
 from modeltailor.estimators.latency import certify
 from modeltailor.search.executor import LocalExecutor, accuracy_record, interval_record
 from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
@@ -16,6 +15,11 @@ __all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
 
 MOST_FINALISTS = 14
 
+_SECONDS_A_PAIR = 1.8
+_LEAST_PAIRS = 3
+_CERTIFYING_PAIRS = 10
+_MOST_PAIRS = 30
+
 
 def choose_finalists(
     history: RunHistory, budget: Budget, *, minimize: bool, objectives: Sequence[Objective], most: int = MOST_FINALISTS
@@ -25,7 +29,7 @@ def choose_finalists(
     A longer front is thinned evenly along its speed; its ends, the recommended model and one model an axis stay.
     """
     by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
-    figures = {k: f for k, f in history_figures(history).items()}
+    figures = history_figures(history)
     front = [f.key for f in pareto_front(figures.values(), minimize=minimize, objectives=objectives)]
     must: list[str] = [t.key for t in history.trials if t.role == "fp32" and t.is_measured][:1]
     best = recommend(figures.values(), budget, minimize=minimize)
@@ -77,23 +81,31 @@ def certify_finalists(
     for trial in finalists:
         say(f"scoring {trial.label or trial.key[:8]} on test")
         path = executor.folder.artifact(trial.sha256)
-        reports = tuple(
-            SiteReport(
-                site=s.site, format=s.format, storage_bits=s.storage_bits, stored_bytes=s.stored_bytes, kernel=s.executed_kernel
-            )
-            for s in trial.sites
-        )
         try:
-            scored[trial.key] = executor.score(path, reports, "test", is_reference=trial.role == "fp32")
+            scored[trial.key] = executor.score(path, (), "test", is_reference=trial.role == "fp32")
         except CandidateError:
             continue
     kept = [t for t in finalists if t.key in scored]
     paths = [executor.folder.artifact(t.sha256) for t in kept]
     say(f"certifying the latency of {len(kept)} finalists")
+    # About this long takes one pair: loading, warming up, and the blocks of every artifact beside the baseline's.
+    pairs = round(seconds / (len(kept) * _SECONDS_A_PAIR))
     try:
-        measured = certify(executor.device, (executor.baseline, *paths), executor.inputs(), seconds=seconds, memory=True)
-    except (CandidateError, DeviceError):
-        return ()
+        measured = certify(
+            executor.device,
+            paths,
+            executor.inputs(),
+            min_pairs=min(max(pairs, _LEAST_PAIRS), _CERTIFYING_PAIRS),
+            max_pairs=min(max(pairs, _LEAST_PAIRS), _MOST_PAIRS),
+            seconds=seconds,
+            memory=True,
+        )
+    except CandidateError as error:
+        # One artifact that cannot be measured must not cost the others theirs.
+        rest = [t for t in kept if executor.folder.artifact(t.sha256).name not in error.where]
+        if len(rest) == len(kept) or not rest or rest[0] is not kept[0]:
+            return ()
+        return certify_finalists(executor, rest, seconds=seconds, say=say)
     return tuple(
         FinalRecord(
             key=t.key,
@@ -102,7 +114,7 @@ def certify_finalists(
             test_accuracy=accuracy_record(scored[t.key].accuracy),
             peak_memory_bytes=m.peak_memory_bytes,
             load_ms=m.load_ms,
-            verdict=m.verdict,
+            verdict=m.verdict if m.pairs >= _CERTIFYING_PAIRS else "compared",
         )
         for t, m in zip(kept, measured, strict=True)
     )

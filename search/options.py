@@ -33,7 +33,11 @@ class FormatChoice:
 
 
 def choose_formats(
-    sites: Sequence[SiteFacts], baselines: Sequence[TrialRecord], settings: Mapping[str, Settings]
+    sites: Sequence[SiteFacts],
+    baselines: Sequence[TrialRecord],
+    settings: Mapping[str, Settings],
+    *,
+    search_formats: bool = True,
 ) -> FormatChoice:
     """Cut the formats down to those that pay on this device.
 
@@ -44,6 +48,7 @@ def choose_formats(
         sites: what could be built.
         baselines: measured uniform baselines.
         settings: of each baseline, by label.
+        search_formats: whether the user opened this axis; if not, the best uniform format is the only one.
     """
     measured = [t for t in baselines if t.is_measured and t.speedup is not None and t.label in settings]
     order = sorted(measured, key=lambda t: (-(t.speedup.value if t.speedup else 0.0), t.size_bytes, t.label))
@@ -59,7 +64,8 @@ def choose_formats(
     best = next((t for t in order if t.speedup and t.speedup.value > _PAYS), None)
     options: list[tuple[str, tuple[str, ...]]] = []
     for site in sites:
-        options.append((site.site.name, _at(site, families)))
+        at = _at(site, families)
+        options.append((site.site.name, at if search_formats else at[1:2] if best and len(at) > 1 else at[:1]))
     chosen = settings[best.label] if best else next(iter(settings.values()), Settings())
     if best is None:
         notes.append("no uniform setting is faster than fp32 here: formats can save size only")

@@ -95,7 +95,11 @@ class TrialRecord(_Record):
 
 
 class FinalRecord(_Record):
-    """What the end of a run found out about one finalist: measured again, scored once on ``test``."""
+    """What the end of a run found out about one finalist: measured again, scored once on ``test``.
+
+    ``certified``: ten fresh process pairs or more and a half-width of at most 1 %. ``compared``: the time allowed fewer
+    pairs; the interval holds, but is no certificate. ``NOISY``: the machine did not let it become narrow enough.
+    """
 
     key: str
     latency_ms: IntervalRecord
@@ -103,7 +107,7 @@ class FinalRecord(_Record):
     test_accuracy: AccuracyRecord
     peak_memory_bytes: int | None = None
     load_ms: FiniteFloat | None = None
-    verdict: Literal["certified", "NOISY", "UNDECIDED"] = "certified"
+    verdict: Literal["certified", "compared", "NOISY", "UNDECIDED"] = "certified"
 
 
 class RunRecord(_Record):

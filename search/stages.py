@@ -25,6 +25,7 @@ from modeltailor.workloads import (
     WorkloadSpec,
     bind_inputs,
     check_onnx_file,
+    load_callable,
     load_module,
     load_splits,
     model_kind,
@@ -191,7 +192,8 @@ def prepare(spec: WorkloadSpec, work: Path, cache: Path | None, seed: int, struc
     else:
         fixed = None
         notes += _export(context, context.module, target)
-        groups, blocks, macs = _structure_facts(context) if structures else ((), (), 0)
+        groups, blocks, macs, more = _structure_facts(context) if structures else ((), (), 0, ())
+        notes += more
         parameters = sum(p.numel() for p in context.module.parameters())
     return PreparedFacts(
         kind=kind,
@@ -296,8 +298,8 @@ def _example(context: _Context, rows: int = 2) -> dict[str, torch.Tensor]:
 def _export(context: _Context, module: torch.nn.Module, target: Path) -> list[str]:
     from modeltailor.workloads.export import export_onnx
 
-    note = export_onnx(module, _example(context), target, input_names=context.input_names)
-    return [str(note)] if note else []
+    made = export_onnx(module, _example(context), target, input_names=context.input_names)
+    return [made.note] if made.note else []
 
 
 def _weights_digest(path: Path) -> str:
@@ -306,17 +308,24 @@ def _weights_digest(path: Path) -> str:
     return sha256_file(path)[:16]
 
 
-def _structure_facts(context: _Context) -> tuple[tuple[GroupFacts, ...], tuple[str, ...], int]:
-    from modeltailor.compress import structure
+def _structure_facts(
+    context: _Context,
+) -> tuple[tuple[GroupFacts, ...], tuple[str, ...], int, tuple[str, ...]]:
+    from modeltailor.compress.structure import channel_groups, removable_blocks
+    from modeltailor.compress.structure.cost import layer_costs
 
     assert context.module is not None
     example = _example(context)
+    macs = sum(c.macs for c in layer_costs(context.module, example))
+    try:
+        found = channel_groups(context.module, example)
+        blocks = removable_blocks(context.module, example)
+    except CandidateError as error:
+        return (), (), macs, (f"structures cannot be changed: {error.what}",)
     groups = tuple(
-        GroupFacts(name=g.name, channels=g.channels, coupled=g.coupled, macs_share=g.macs_share)
-        for g in structure.channel_groups(context.module, example)
+        GroupFacts(name=g.name, channels=g.channels, coupled=g.coupled, macs_share=g.macs_share) for g in found
     )
-    blocks = tuple(structure.removable_blocks(context.module, example))
-    return groups, blocks, structure.count_macs(context.module, example)
+    return groups, blocks, macs, ()
 
 
 def realize_structure(
@@ -344,9 +353,10 @@ def realize_structure(
         context.module,
         example_inputs=_example(context),
         train=_training_data(context),
-        calibration=_calibration(context),
+        calibration=room.TrainingData(inputs=_calibration(context)),
         cache_dir=cache / "structures" if cache else None,
         seed=seed,
+        student=_student(spec),
         progress=report,
         deadline_s=deadline_s,
     )
@@ -361,6 +371,10 @@ def realize_structure(
         from_cache=realized.from_cache,
         trained=realized.trained,
     )
+
+
+def _student(spec: WorkloadSpec) -> Any:
+    return load_callable(spec.model.student, spec.root, "model.student") if spec.model.student else None
 
 
 def _training_data(context: _Context) -> Any:
@@ -457,7 +471,7 @@ def score(
     input_names: tuple[str, ...],
     options: RuntimeOptions,
     fixed_batch: int | None,
-    site_reports: tuple[SiteReport, ...],
+    known_sites: tuple[Site, ...],
     is_reference: bool,
 ) -> ScoredModel:
     """Run a built file over a split and score it, paired with the original's outputs on the same samples.
@@ -485,12 +499,14 @@ def score(
         outputs = dict(zip(reference, outputs.values(), strict=True))
     accuracy = judge(metric, outputs, np.asarray(split.targets), reference)
     return ScoredModel(
-        accuracy=accuracy, kernels=_kernels(model, options, site_reports), seconds=time.monotonic() - started
+        accuracy=accuracy, kernels=_kernels(model, options, known_sites), seconds=time.monotonic() - started
     )
 
 
-def _kernels(model: Path, options: RuntimeOptions, reports: tuple[SiteReport, ...]) -> tuple[tuple[str, str], ...]:
+def _kernels(model: Path, options: RuntimeOptions, known_sites: tuple[Site, ...]) -> tuple[tuple[str, str], ...]:
     from modeltailor.compress.formats import executed_kernels
     from modeltailor.targets.session import optimized_model
 
-    return tuple(sorted(executed_kernels(optimized_model(model, options), reports).items()))
+    if not known_sites:
+        return ()
+    return tuple(sorted(executed_kernels(optimized_model(model, options), known_sites).items()))

@@ -31,12 +31,14 @@ class Arm:
         structure: what to build.
         axis: which axis of the search it belongs to.
         work: expected share of the original's multiply-accumulates.
+        train_s: seconds that are set aside for its training.
     """
 
     label: str
     structure: Structure
     axis: Axis
     work: float
+    train_s: float
 
 
 def propose_structures(
@@ -63,6 +65,7 @@ def propose_structures(
             label=label,
             axis=axis,
             work=work,
+            train_s=time_s * _TRAINING_SHARE / count,
             structure=Structure(
                 keep=shape.keep, removed=shape.removed, width=shape.width, depth=shape.depth, training=training
             ),

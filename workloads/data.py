@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from modeltailor.workloads.code import load_callable
-from modeltailor.workloads.spec import SPLITS, DataSpec
 from numpy.typing import NDArray
 
 from modeltailor.errors import ConfigError, DataError
+from modeltailor.workloads.code import load_callable
+from modeltailor.workloads.spec import SPLITS, DataSpec
 
 __all__ = ["Split", "Splits", "load_splits", "open_split", "open_splits", "store_splits"]
 
@@ -110,8 +110,9 @@ def load_splits(spec: DataSpec, root: Path, *, rows_per_sample: int = 1, seed: i
         raise ConfigError("CFG-01", "data", "no split is given", "give at least data.train or data.search")
     found = {name: _checked(name, raw, rows_per_sample) for name, raw in given.items()}
     _agree(found)
+    overlaps = _disjoint(found, spec.allow_overlap)  # before anything is cut, so that the user's own files are named
     found, notes = _complete(found, rows_per_sample, seed)
-    notes += _disjoint(found, spec.allow_overlap)
+    notes += overlaps + [n for n in _disjoint(found, spec.allow_overlap) if n not in overlaps]
     for name in ("search", "test"):
         if found[name].targets is None:
             raise DataError("DATA-01", f"data.{name}", "has no y, and cannot score a model", "add an array y")
@@ -153,7 +154,7 @@ def _from_files(spec: DataSpec, root: Path) -> dict[str, Mapping[str, Any]]:
         if path.stat().st_size == 0:
             raise DataError("DATA-01", where, f"{name} is empty (0 bytes)", "make the file again")
         try:
-            with np.load(path, allow_pickle=False) as archive:  # object arrays are programs: refused
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # object arrays are programs
                 arrays = {k: archive[k] for k in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
             raise DataError(

@@ -56,12 +56,12 @@ class Run:
     @property
     def best(self) -> ModelSummary | None:
         """The recommended model, or ``None`` if no model keeps the budget."""
-        return self.summary.best
+        return self.summary.model_of(self.summary.best) if self.summary.best else None
 
     @property
     def best_path(self) -> Path | None:
         """The recommended model's file."""
-        return self.folder / "best.onnx" if self.summary.best is not None else None
+        return self.folder / "best.onnx" if self.summary.best else None
 
     def pick(self, budget: Budget) -> ModelSummary | None:
         """The best model of the run under another budget; ``None`` if none keeps it."""
@@ -79,7 +79,7 @@ class Run:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"<p>{escape(self.summary.verdict)}</p>" + self.front.to_html()
+        return f"<p>{escape(self.summary.verdict.headline)}</p>" + self.front.to_html()
 
 
 def load_run(folder: str | Path) -> Run:
@@ -130,7 +130,8 @@ def tailor(
     base = Path(root).resolve() if root is not None else base
     place = Path(out) if out is not None else Path("runs") / name
     _refuse_inputs_folder(place, parsed, base)
-    profile = load_profile(parsed.target, folder=base)
+    own = parsed.target.endswith((".yaml", ".yml"))
+    profile = load_profile(base / parsed.target if own else parsed.target)
     as_data = parsed.model_dump(mode="json")
     folder = RunFolder(place)
 
@@ -155,7 +156,9 @@ def tailor(
     write_reports(folder.path, history)
     run = Run(place)
     if must_meet and run.best is None:
-        raise NoFeasibleModel("GOAL-01", place, run.summary.verdict.rstrip("."), "loosen that limit, or give more time")
+        raise NoFeasibleModel(
+            "GOAL-01", place, run.summary.verdict.headline.rstrip("."), "loosen that limit, or give more time"
+        )
     return run
 
 

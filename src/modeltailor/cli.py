@@ -190,18 +190,16 @@ def _search(job: Any, *, out: Path, root: Path, resume: bool, quiet: bool, cache
     if run.best is None:
         _fail(
             ModelTailorError(
-                "GOAL-01", str(out), run.summary.verdict.rstrip("."), "loosen that limit, or search longer"
+                "GOAL-01", str(out), run.summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
             ),
             code=4,
         )
 
 
 def _show(run: Any, out: Path) -> None:
-    from rich.console import Console
+    from modeltailor.reports import print_summary
 
-    from modeltailor.reports import render_terminal
-
-    render_terminal(run.summary, Console())
+    print_summary(run.summary)
     click.echo(f"\nreport: {out / 'report.html'}")
     if run.best is not None:
         click.echo(f"model:  {out / 'best.onnx'}")
@@ -236,6 +234,7 @@ def pick(run_folder: Path, to: Path | None, **limits: Any) -> None:
     """
     from modeltailor.api import load_run
     from modeltailor.errors import NoFeasibleModel
+    from modeltailor.reports import summarize, verdict_lines
     from modeltailor.search.run_folder import RunFolder
     from modeltailor.targets import Budget
 
@@ -247,16 +246,15 @@ def pick(run_folder: Path, to: Path | None, **limits: Any) -> None:
         min_accuracy=limits["min_accuracy"],
         max_drop=limits["max_drop"],
     )
-    found = run.pick(budget)
-    if found is None:
-        from modeltailor.reports import nearest_sentence
-
+    summary = summarize(run.history, budget)
+    if not summary.best:
         raise NoFeasibleModel(
-            "GOAL-01", run_folder, nearest_sentence(run.summary, budget), "loosen that limit, or search longer"
+            "GOAL-01", run_folder, summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
         )
-    from modeltailor.reports import model_sentence
-
-    click.echo(model_sentence(found))
+    for line in verdict_lines(summary):
+        click.echo(line)
+    found = summary.model_of(summary.best)
+    assert found is not None
     source = RunFolder(run_folder).artifact(found.sha256)
     if to is not None:
         from modeltailor.durable import write_bytes

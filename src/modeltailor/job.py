@@ -174,7 +174,7 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
         raise ConfigError(
             "CFG-02", place, f"not valid YAML: {error.problem} at '{shown(line, 80)}'", "mend that line"
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError("CFG-02", where, f"not valid YAML: {error}", "mend the file") from error
     if not isinstance(data, dict):
         raise ConfigError("CFG-02", where, "must hold keys such as model, data, target", "run `modeltailor init`")

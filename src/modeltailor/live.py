@@ -55,9 +55,10 @@ class LiveView:
             self.console.print(line, soft_wrap=True, highlight=False)
             return
         if progress.history is not None and progress.history.baseline is not None:
-            from modeltailor.reports import front_table, summarize
+            from modeltailor.reports import render_terminal, summarize
 
-            self._live.update(Group(front_table(summarize(progress.history)), line), refresh=True)
+            table = Text(render_terminal(summarize(progress.history), width=self.console.width))
+            self._live.update(Group(table, line), refresh=True)
         else:
             self._live.update(line, refresh=True)
 
