@@ -219,8 +219,13 @@ def front_choices(
     corners = np.where(scales > 0, 1.0 / np.maximum(scales, 1e-300), 0.0) * (np.eye(m) + 1e-6)
     weightings = np.vstack([corners, multipliers(rng, scales, n_weightings)])
     found = sweep(costs, weightings, allowed, pairs)
-    _, first = np.unique(found, axis=0, return_index=True)
-    return found[np.sort(first)]
+    return distinct(found)
+
+
+def distinct(choices: Indices) -> Indices:
+    """Return the rows of ``choices`` without repetitions, in the order of their first appearance."""
+    packed = choices.astype(np.int16)
+    return choices[list({row.tobytes(): i for i, row in reversed(list(enumerate(packed)))}.values())[::-1]]
 
 
 def front(

@@ -168,8 +168,9 @@ class SearchSpace:
         if len(self.structures) > 1:
             found[STRUCTURE] = CategoricalDistribution(self.structures)
         if self.encoding == "packed":
+            n_options = self.n_options
             for name, a, b in self._runs():
-                top = math.prod(self.n_options[a:b]) - 1
+                top = math.prod(n_options[a:b]) - 1
                 if top > 0:
                     found[name] = IntDistribution(0, top)
             return found
@@ -195,10 +196,11 @@ class SearchSpace:
         if len(self.structures) > 1:
             params[STRUCTURE] = self.structures[structure_index]
         if self.encoding == "packed":
+            n_options = self.n_options
             for name, a, b in self._runs():
-                if math.prod(self.n_options[a:b]) > 1:
+                if math.prod(n_options[a:b]) > 1:
                     number = 0
-                    for n, digit in zip(self.n_options[a:b], vector[a:b].tolist(), strict=True):
+                    for n, digit in zip(n_options[a:b], vector[a:b].tolist(), strict=True):
                         number = number * n + digit
                     params[name] = number
             return params
@@ -213,10 +215,11 @@ class SearchSpace:
         try:
             index = self.structures.index(params[STRUCTURE]) if len(self.structures) > 1 else 0
             if self.encoding == "packed":
+                n_options = self.n_options
                 for name, a, b in self._runs():
-                    number = int(params[name]) if math.prod(self.n_options[a:b]) > 1 else 0
+                    number = int(params[name]) if math.prod(n_options[a:b]) > 1 else 0
                     for i in range(b - 1, a - 1, -1):
-                        number, vector[i] = divmod(number, self.n_options[i])
+                        number, vector[i] = divmod(number, n_options[i])
                     if number:
                         return None
             else:

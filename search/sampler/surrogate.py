@@ -155,7 +155,8 @@ class AdditiveModel:
         base = np.abs(self.arrays.base[OBJECTIVES.index(self.objective)])
         used = base[self.arrays.allowed]
         floor = 0.05 * float(used.mean()) if used.size else 0.0
-        return np.where(self.arrays.allowed, base + floor, 0.0)
+        out: Floats = np.where(self.arrays.allowed, base + floor, 0.0)
+        return out
 
     def _site_scale(self, structures: Indices) -> Floats:
         return self.arrays.scale[structures, OBJECTIVES.index(self.objective)]

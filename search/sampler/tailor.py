@@ -24,7 +24,7 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.hypervolume import Boxes, cut_boxes, non_dominated
 from modeltailor.search.sampler.costs import CostArrays, CostTable
 from modeltailor.search.sampler.goal import DEFAULT_LOSS, Goal
-from modeltailor.search.sampler.knapsack import PairCosts, front_choices
+from modeltailor.search.sampler.knapsack import PairCosts, distinct, front_choices
 from modeltailor.search.sampler.space import SearchSpace
 from modeltailor.search.sampler.surrogate import AdditiveModel, Belief, Draw
 
@@ -299,8 +299,7 @@ class TailorSampler(BaseSampler):
         found.append(self._neighbours(base, share, rng))
         everything = np.vstack([base, found[-1]])
         everything[:, ~self._arrays.present[t]] = 0
-        _, first = np.unique(everything, axis=0, return_index=True)
-        return everything[np.sort(first)]
+        return distinct(everything)
 
     def _solve(self, draws: list[Draw], beliefs: list[Belief], n: int, rng: np.random.Generator) -> Indices:
         pairs = PairCosts(edges=beliefs[0].model.edges, costs=np.stack([d.pairs for d in draws]))
