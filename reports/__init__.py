@@ -1,0 +1,34 @@
+"""What was found, and why believe it?
+
+``summarize`` decides every number once; the renderers only format. ``write_reports`` does all of it for a run folder.
+"""
+
+from modeltailor.reports.figure import render_svg
+from modeltailor.reports.html import render_html
+from modeltailor.reports.markdown import render_markdown
+from modeltailor.reports.model_card import render_model_card
+from modeltailor.reports.summarize import budget_of, pick, summarize
+from modeltailor.reports.summary import ModelSummary, RunSummary
+from modeltailor.reports.tables import front_frame, outcomes_csv
+from modeltailor.reports.terminal import print_summary, render_terminal, verdict_lines
+from modeltailor.reports.write import read_summary, summary_json, write_reports
+
+__all__ = [
+    "ModelSummary",
+    "RunSummary",
+    "budget_of",
+    "front_frame",
+    "outcomes_csv",
+    "pick",
+    "print_summary",
+    "read_summary",
+    "render_html",
+    "render_markdown",
+    "render_model_card",
+    "render_svg",
+    "render_terminal",
+    "summarize",
+    "summary_json",
+    "verdict_lines",
+    "write_reports",
+]

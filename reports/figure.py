@@ -1,0 +1,124 @@
+"""The front as an SVG picture for papers and pull requests: own geometry, no drawing library."""
+
+from __future__ import annotations
+
+import math
+from xml.sax.saxutils import escape
+
+from modeltailor.errors import shown
+from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
+from modeltailor.reports.wording import amount, bytes_text, fixed, ratio
+
+__all__ = ["render_svg", "ticks"]
+
+_WIDTH, _HEIGHT = 760, 460
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 54, 52
+_COLOURS = {"none": "#444444", "formats": "#0072B2", "sparsity": "#D55E00", "student": "#009E73"}
+
+
+def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
+    """Round values that divide ``low`` to ``high`` into about ``count`` steps."""
+    span = high - low
+    if not span > 0:
+        return (low,)
+    raw = span / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return tuple((first + i) * step for i in range(int((high - first * step) / step + 1e-9) + 1))
+
+
+class _Scale:
+    def __init__(self, values: list[float], start: float, end: float) -> None:
+        low, high = min(values), max(values)
+        pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+        self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
+
+
+def _marker(axis: str, x: float, y: float, size: float, style: str) -> str:
+    match axis:
+        case "sparsity":
+            shape = f"M{x - size:.1f},{y - size:.1f}h{2 * size:.1f}v{2 * size:.1f}h{-2 * size:.1f}Z"
+        case "student":
+            shape = f"M{x:.1f},{y - 1.2 * size:.1f}L{x + 1.15 * size:.1f},{y + size:.1f}H{x - 1.15 * size:.1f}Z"
+        case _:
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" {style}/>'
+    return f'<path d="{shape}" {style}/>'
+
+
+def _frame(x: _Scale, y: _Scale, metric: str) -> list[str]:
+    parts = []
+    for t in ticks(x.low, x.high, 7):
+        parts.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#e6e6e6"/>')
+        parts.append(f'<text x="{x(t):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{amount(t)}</text>')
+    for t in ticks(y.low, y.high, 6):
+        parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="#e6e6e6"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{fixed(t, 2)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">latency, ms (95 % intervals)</text>')
+    parts.append(f'<text x="{_LEFT - 48}" y="{_TOP - 14}">{escape(metric)}, search split</text>')
+    return parts
+
+
+def _whiskers(m: ModelSummary, x: _Scale, y: _Scale, base: float, unit: float) -> str:
+    a, lat = m.accuracy.search, m.latency_ms
+    cx, cy = x(lat.value), y(unit * a.value)
+    low, high = y(unit * (base + a.difference_low)), y(unit * (base + a.difference_high))
+    return (
+        f'<path d="M{x(lat.low):.1f},{cy:.1f}H{x(lat.high):.1f}M{cx:.1f},{low:.1f}V{high:.1f}" '
+        f'stroke="#999999" stroke-width="1" fill="none"/>'
+    )
+
+
+def render_svg(summary: RunSummary) -> str:
+    """Draw accuracy against latency: all trials faint, the front with intervals, the chosen model named."""
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'font-family="system-ui, Helvetica, Arial, sans-serif" font-size="12" fill="#333333" role="img">'
+        f"<title>{escape(shown(summary.verdict.headline, 300))}</title>"
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>'
+    )
+    measured: list[TrialPoint] = [t for t in summary.trials if t.latency_ms and t.accuracy]
+    if not measured:
+        return f'{head}<text x="{_LEFT}" y="{_TOP}">Nothing has been measured yet.</text></svg>\n'
+    in_percent = summary.metric.unit in ("", "%")
+    unit = 100.0 if in_percent else 1.0
+    name = shown(summary.metric.name, 30) + (" in %" if in_percent else f" in {shown(summary.metric.unit, 20)}")
+    base_model = summary.model_of(summary.baseline)
+    base = base_model.accuracy.search.value if base_model else 0.0
+    front = [m for m in summary.models if m.on_front]
+    # the picture is about the front: a collapsed trial may fall off its edge, where it is clamped
+    focus = [m.accuracy.search.value for m in summary.models]
+    x = _Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)
+    y = _Scale([unit * v for v in focus], _HEIGHT - _BOTTOM, _TOP)
+    parts = [head, *_frame(x, y, name)]
+    for t in measured:
+        if t.latency_ms and t.accuracy and not t.on_front:
+            style = f'fill="{_COLOURS[t.axis]}" fill-opacity="0.22"'
+            parts.append(_marker(t.axis, x(t.latency_ms.value), y(unit * t.accuracy.value), 3, style))
+    parts += [_whiskers(m, x, y, base, unit) for m in front]
+    for m in summary.models:
+        chosen = m.key == summary.verdict.key
+        filled = _COLOURS[m.axis] if m.on_front else "#ffffff"
+        edge, width = ("#111111", 2) if chosen else (_COLOURS[m.axis], 1.5)
+        style = f'fill="{filled}" stroke="{edge}" stroke-width="{width}"'
+        cx, cy = x(m.latency_ms.value), y(unit * m.accuracy.search.value)
+        parts.append(_marker(m.axis, cx, cy, 6.5 if chosen else 5, style))
+        if m.role in ("fp32", "baseline") or chosen:
+            label = escape(shown(m.name, 34)) + (
+                f", {ratio(m.speedup.value)}, {bytes_text(m.size_bytes)}" if chosen else ""
+            )
+            right = cx > 0.7 * _WIDTH
+            weight = ' font-weight="700" fill="#111111"' if chosen else ""
+            anchor = ' text-anchor="end"' if right else ""
+            parts.append(f'<text x="{cx + (-10 if right else 10):.1f}" y="{cy - 8:.1f}"{anchor}{weight}>{label}</text>')
+    legend = _LEFT + 150
+    for axis, text in (("formats", "formats"), ("sparsity", "channels"), ("student", "student or depth")):
+        parts.append(_marker(axis, legend, _TOP - 18, 5, f'fill="{_COLOURS[axis]}"'))
+        parts.append(f'<text x="{legend + 10}" y="{_TOP - 14}">{text}</text>')
+        legend += 30 + 7 * len(text)
+    return "\n".join((*parts, "</svg>", ""))

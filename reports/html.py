@@ -1,0 +1,235 @@
+"""``report.html``: one file that opens offline, holds its data, and asks nothing of a network.
+
+Python writes the verdict and packs the summary; ``templates/*.js`` format and draw it. Text from outside reaches the
+page only escaped here, or as text nodes there; the content security policy allows this one script and this one style.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import TypeAlias
+
+import yaml
+
+from modeltailor.errors import shown
+from modeltailor.reports.naming import is_integer_kernel
+from modeltailor.reports.snippets import runtime_of, snippets_for
+from modeltailor.reports.summarize import choosable
+from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
+from modeltailor.reports.verdict import limit_sentence
+from modeltailor.search.records import AccuracyRecord, SiteRecord
+
+__all__ = ["page_data", "render_html"]
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+_SCRIPTS = ("rule.js", "draw.js", "chart.js", "layers.js", "report.js")
+_LONGEST_NAME = 120
+_LONGEST_JOB = 20_000
+
+
+@cache
+def _template(name: str) -> str:
+    return files("modeltailor.reports.templates").joinpath(name).read_text(encoding="utf-8")
+
+
+def _short(value: float) -> float:
+    """Six significant digits: enough for every figure shown, and a third of the bytes."""
+    return float(f"{value:.6g}")
+
+
+def _accuracy(a: AccuracyRecord | None) -> Json:
+    if a is None:
+        return None
+    figures: list[Json] = [a.value, a.low, a.high, a.difference, a.difference_low, a.difference_high]
+    return [*(_short(v) for v in figures if isinstance(v, (int, float))), a.n_samples]
+
+
+class _Layers:
+    """Layers of all models, each distinct thing written once."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, int] = {}
+        self.layouts: dict[tuple[tuple[int, str, int, int], ...], int] = {}
+        self.palette: dict[tuple[str, int, str, str], int] = {}
+
+    def pack(self, sites: tuple[SiteRecord, ...]) -> dict[str, Json]:
+        layout = tuple(
+            (self.names.setdefault(shown(s.site, _LONGEST_NAME), len(self.names)), s.kind, s.weight_elements, s.macs)
+            for s in sites
+        )
+        cells: list[Json] = []
+        for s in sites:
+            kernel = shown(s.executed_kernel, 60)
+            kind = "integer" if is_integer_kernel(kernel) else "block" if kernel.startswith("MatMulNBits") else "float"
+            cells.append(self.palette.setdefault((s.format, s.storage_bits, kernel, kind), len(self.palette)))
+        return {
+            "layout": self.layouts.setdefault(layout, len(self.layouts)),
+            "cells": cells,
+            "bytes": [s.stored_bytes for s in sites],
+            "notes": {str(i): shown(s.note, 200) for i, s in enumerate(sites) if s.note},
+        }
+
+    def tables(self) -> dict[str, Json]:
+        return {
+            "names": list(self.names),
+            "layouts": [[list(row) for row in layout] for layout in self.layouts],
+            "palette": [list(entry) for entry in self.palette],
+        }
+
+
+def _model(m: ModelSummary, summary: RunSummary, layers: _Layers, eligible: bool) -> dict[str, Json]:
+    order = {k: i for i, k in enumerate(x.key for x in summary.models)}
+    over = m.over_uniform
+    return {
+        "key": m.key,
+        "name": shown(m.name, _LONGEST_NAME),
+        "trial": m.trial,
+        "role": m.role,
+        "axis": m.axis,
+        "front": m.on_front,
+        "eligible": eligible,
+        "verdict": m.verdict,
+        "file": shown(m.file, 200),
+        "sha256": m.sha256,
+        "size": m.size_bytes,
+        "sizeRatio": m.size_ratio,
+        "latency": [m.latency_ms.value, m.latency_ms.low, m.latency_ms.high],
+        "evidence": m.latency_ms.evidence,
+        "speed": [m.speedup.value, m.speedup.low, m.speedup.high],
+        "accuracy": m.accuracy.search.value,
+        "search": _accuracy(m.accuracy.search),
+        "test": _accuracy(m.accuracy.test),
+        "memory": m.peak_memory_bytes,
+        "load": m.load_ms,
+        "judged": m.judged.model_dump(),
+        "meets": m.meets_budget,
+        "limits": [{"met": c.met, "text": shown(limit_sentence(c, summary.metric), 300)} for c in m.limits],
+        "over": {
+            "key": over.key,
+            "name": shown(over.name, _LONGEST_NAME),
+            "speed": [over.speedup.value, over.speedup.low, over.speedup.high],
+            "size": over.size_ratio,
+            "points": over.accuracy_points,
+            "split": over.split,
+        }
+        if over
+        else None,
+        "ties": [order[k] for k in m.ties],
+        "audit": m.audit,
+        "text": shown(m.recipe.text, 600),
+        **layers.pack(m.recipe.sites),
+    }
+
+
+def _trial(t: TrialPoint) -> list[Json]:
+    latency: list[Json] = [_short(v) for v in (t.latency_ms.value, t.latency_ms.low, t.latency_ms.high)] if (
+        t.latency_ms) else []  # fmt: skip
+    return [
+        t.number, t.key, shown(t.name, _LONGEST_NAME), t.role, t.axis, shown(t.outcome, 40), shown(t.stage, 40),
+        shown(t.error, 240),
+        _accuracy(t.accuracy), latency,
+        [_short(v) for v in (t.speedup.value, t.speedup.low, t.speedup.high)] if t.speedup else [],
+        t.size_bytes, t.peak_memory_bytes, _short(t.finished_at_s),
+    ]  # fmt: skip
+
+
+def _text_map(values: dict[str, object]) -> dict[str, Json]:
+    """Facts as texts, nested ones with dotted names."""
+    out: dict[str, Json] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            out.update({f"{shown(name, 40)}.{k}": v for k, v in _text_map(value).items()})
+        elif isinstance(value, (list, tuple)):
+            out[shown(name, 40)] = shown(", ".join(str(v) for v in value), 300)
+        elif value is not None and value != "":
+            out[shown(name, 40)] = shown(value, 300)
+    return out
+
+
+def page_data(summary: RunSummary) -> dict[str, Json]:
+    """Everything that the page shows, packed; no figure is made here."""
+    layers = _Layers()
+    eligible = {m.key for m in choosable(summary.models)}
+    models: list[Json] = [_model(m, summary, layers, m.key in eligible) for m in summary.models]
+    search = summary.search
+    threads, provider = runtime_of(summary)
+    chosen = summary.model_of(summary.verdict.key)
+    snippet_file = "best.onnx" if summary.best else (chosen.file if chosen else "")
+    return {
+        "metric": summary.metric.model_dump(),
+        "budget": dict(summary.budget),
+        "title": shown(summary.title, _LONGEST_NAME),
+        "target": shown(summary.target, 60),
+        "evidence": summary.evidence,
+        "seed": summary.seed,
+        "started": shown(summary.started_at, 40),
+        "axes": list(summary.axes),
+        "best": summary.best,
+        "chosen": summary.verdict.key,
+        "baseline": summary.baseline,
+        "bestUniform": summary.best_uniform,
+        "models": models,
+        "layers": layers.tables(),
+        "trials": [_trial(t) for t in summary.trials],
+        "search": {
+            "trials": search.n_trials,
+            "measured": search.n_measured,
+            "failed": search.n_failed,
+            "failures": [
+                {"outcome": shown(f.outcome, 40), "stage": shown(f.stage, 40), "count": f.count,
+                 "example": shown(f.example, 300), "trials": list(f.trials[:12])}
+                for f in search.failures
+            ],
+            "stopped": shown(search.stopped, 300),
+            "seconds": search.seconds,
+            "hypervolume": [[_short(s), _short(v)] for s, v in search.hypervolume],
+            "split": [[shown(k, 60), v] for k, v in search.time_split],
+            "importance": [[shown(o.option, 80), o.accuracy, o.latency, o.n_values] for o in search.importance],
+        },
+        "noise": summary.noise.model_dump(),
+        "device": _text_map(summary.device),
+        "profile": _text_map(summary.profile),
+        "splits": {shown(k, 40): _text_map(v) for k, v in summary.splits.items()},
+        "environment": _text_map(dict(summary.environment)),
+        "notes": [shown(n, 400) for n in summary.notes],
+        "job": yaml.safe_dump(summary.job, sort_keys=False, allow_unicode=False)[:_LONGEST_JOB],
+        "snippets": [
+            {"title": s.title, "needs": s.needs, "code": s.code}
+            for s in snippets_for(snippet_file, threads=threads, provider=provider)
+        ],
+        "snippetFile": snippet_file,
+    }  # fmt: skip
+
+
+def _embedded(data: dict[str, Json]) -> str:
+    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy_hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def render_html(summary: RunSummary) -> str:
+    """Write the report as one HTML file."""
+    style = _template("report.css")
+    script = "\n".join(_template(name) for name in _SCRIPTS)
+    subtitle = f"{shown(summary.title, 80)} for {shown(summary.target, 60)} · {shown(summary.started_at, 10)}"
+    return Template(_template("report.html")).substitute(
+        title=escape(f"{shown(summary.title, 80)} – modeltailor"),
+        subtitle=escape(subtitle),
+        headline=escape(shown(summary.verdict.headline, 600)),
+        sentences="".join(f"<p>{escape(shown(s, 800))}</p>" for s in summary.verdict.sentences),
+        style=style,
+        style_hash=_policy_hash(style),
+        script=script,
+        script_hash=_policy_hash(script),
+        data=_embedded(page_data(summary)),
+    )

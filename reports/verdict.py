@@ -1,0 +1,141 @@
+"""The answer in words: what to ship, what it gains, whether each limit is kept and by how much, how sure that is."""
+
+from __future__ import annotations
+
+from modeltailor.errors import shown
+from modeltailor.reports.summary import Comparison, LimitCheck, MetricFacts, ModelSummary, Verdict
+from modeltailor.reports.wording import bytes_text, fixed, metric_text, ms_text, percent, ratio
+
+__all__ = ["limit_sentence", "verdict_of"]
+
+_LIMIT_NAMES = {"latency": "latency", "size": "file size", "memory": "peak memory", "drop": "accuracy loss",
+                "accuracy": "accuracy"}  # fmt: skip
+
+
+def _value(check: LimitCheck, value: float, metric: MetricFacts) -> str:
+    match check.unit:
+        case "ms":
+            return ms_text(value)
+        case "bytes":
+            return bytes_text(value)
+        case "points":
+            return f"{fixed(value, 2)} points"
+        case "metric":
+            return metric_text(value, metric.unit)
+
+
+def limit_sentence(check: LimitCheck, metric: MetricFacts) -> str:
+    """One limit in words, for instance ``latency kept with 12 % to spare (at most 1.76 ms of 2 ms)``."""
+    name = _LIMIT_NAMES[check.limit]
+    if check.value is None or check.margin is None:
+        return f"{name} not kept: it was not measured"
+    by_share = check.unit in ("ms", "bytes")
+    room = percent(abs(check.margin), 1) if by_share else f"{fixed(abs(check.margin), 2)} points"
+    edge = "at least" if check.limit == "accuracy" and not metric.minimize else "at most"
+    figures = f"{edge} {_value(check, check.value, metric)}, limit {_value(check, check.allowed, metric)}"
+    if check.met:
+        return f"{name} kept with {room} to spare ({figures})"
+    return f"{name} missed by {room} ({figures})"
+
+
+def _accuracy_words(model: ModelSummary, metric: MetricFacts) -> str:
+    test = model.accuracy.test
+    record, split = (test, "test") if test else (model.accuracy.search, "search")
+    loss = 100.0 * record.difference * (1.0 if metric.minimize else -1.0)
+    if abs(loss) < 0.005:
+        return f"no change of {metric.name} on the {split} split"
+    return f"{fixed(abs(loss), 2)} points of {metric.name} {'lost' if loss > 0 else 'gained'} on the {split} split"
+
+
+def _over(comparison: Comparison) -> str:
+    speed = comparison.speedup
+    if speed.low > 1.0:
+        pace = f"{ratio(speed.value)} as fast" if speed.value >= 1.2 else f"{percent(speed.value - 1, 1)} faster"
+    elif speed.high < 1.0:
+        pace = f"{percent(1 - speed.value, 1)} slower"
+    else:
+        pace = "as fast (the intervals overlap)"
+    smaller = 1.0 - comparison.size_ratio
+    size = f"{percent(abs(smaller))} {'smaller' if smaller > 0 else 'larger'}" if abs(smaller) >= 0.005 else "as large"
+    points = comparison.accuracy_points
+    accuracy = "the same accuracy" if abs(points) < 0.005 else (
+        f"{fixed(abs(points), 2)} points {'more' if points > 0 else 'less'} accurate")  # fmt: skip
+    return f"{pace}, {size}, {accuracy} ({comparison.split} split)"
+
+
+def _sureness(model: ModelSummary, finished: bool) -> str:
+    half = (model.speedup.high - model.speedup.low) / (2 * model.speedup.value)
+    where = {
+        "measured-on-device": "measured on the device itself",
+        "measured-here": "measured on this machine, which stands in for the device",
+        "predicted": "predicted, not measured",
+    }[model.latency_ms.evidence]
+    span = f"{ratio(model.speedup.low)} to {ratio(model.speedup.high)} (95 %, ±{percent(half, 1)})"
+    first = f"Latency was {where}; the speedup lies in {span}"
+    if model.verdict == "certified":
+        return f"{first}, measured again in fresh processes after the search."
+    if model.verdict == "compared":
+        return f"{first}, measured again after the search, in fewer fresh processes than a certificate asks for."
+    if model.verdict:
+        return f"{first}, but the final measurement stayed {model.verdict}: do not rely on small differences."
+    note = (
+        "it was not among the finalists that were measured again" if finished else "it has not been measured again yet"
+    )
+    return f"{first}; {note}."
+
+
+def verdict_of(model: ModelSummary | None, *, met: bool, metric: MetricFacts, finished: bool) -> Verdict:
+    """Put the decision into words.
+
+    Args:
+        model: the recommended model, or the nearest one if none keeps every limit.
+        met: whether it keeps every limit.
+        metric: what accuracy means in this run.
+        finished: whether finalists have been measured again.
+    """
+    if model is None:
+        return Verdict(
+            status="empty", key="", headline="Nothing has been measured yet.", sentences=(), limits=(), binding=None
+        )
+    name = shown(model.name, 90)
+    figures = (
+        f"{ratio(model.speedup.value)} as fast as fp32, {bytes_text(model.size_bytes)} "
+        f"({percent(model.size_ratio)} of the original), {_accuracy_words(model, metric)}"
+    )
+    sentences: list[str] = []
+    binding = None
+    if met and model.role == "fp32":
+        headline = "Keep the original: no compressed model that was found beats it within the budget."
+    elif met:
+        headline = f"Ship {name}: {figures}."
+    else:
+        missed = [c for c in model.limits if not c.met]
+        binding = max(missed, key=_excess)
+        headline = f"No model keeps every limit. Nearest is {name}: {limit_sentence(binding, metric)}."
+        sentences.append(f"It is {figures}.")
+    if model.over_uniform and model.role != "fp32":
+        if model.over_uniform.key == model.key:
+            sentences.append("It is itself the best uniform setting; the search found nothing better for this budget.")
+        else:
+            other = shown(model.over_uniform.name, 60)
+            sentences.append(f"Against the best uniform setting ({other}) it is {_over(model.over_uniform)}.")
+    sentences.append(_sureness(model, finished))
+    if model.ties:
+        n = len(model.ties)
+        sentences.append(
+            f"{n} other model{'s' * (n > 1)} of the front cannot be told apart from it in latency and accuracy."
+        )
+    return Verdict(
+        status="met" if met else "unmet",
+        key=model.key,
+        headline=headline,
+        sentences=tuple(sentences),
+        limits=tuple(limit_sentence(c, metric) for c in model.limits),
+        binding=binding,
+    )
+
+
+def _excess(check: LimitCheck) -> float:
+    if check.margin is None:
+        return 1.0
+    return -check.margin if check.unit in ("ms", "bytes") else -check.margin / 100.0
