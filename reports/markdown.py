@@ -88,7 +88,7 @@ def render_markdown(summary: RunSummary) -> str:
             f"- {'✅' if c.met else '❌'} {escaped(limit_sentence(c, summary.metric), 300)}" for c in chosen.limits
         ]
         lines.append("")
-    front = [m for m in summary.models if m.on_front]
+    front = [m for key in summary.front if (m := summary.model_of(key))]
     if front:
         lines += ["## The front", ""]
         shown_models = front if len(front) <= _LONGEST_TABLE else _thinned(front, summary.best)

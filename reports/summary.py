@@ -260,7 +260,7 @@ class Verdict(_Value):
     @property
     def text(self) -> str:
         """All of it as one paragraph."""
-        limits = "; ".join(self.limits)
+        limits = "; ".join(t for t in self.limits if t not in self.headline)
         told = (f"{limits[0].upper()}{limits[1:]}.",) if limits else ()
         return " ".join((self.headline, *told, *self.sentences))
 

@@ -64,7 +64,7 @@ def print_summary(summary: RunSummary, file: IO[str] | None = None, *, width: in
     console = Console(
         file=file, highlight=False, width=width or (120 if plain else shutil.get_terminal_size((120, 40)).columns)
     )
-    front = [m for m in summary.models if m.on_front]
+    front = [m for key in summary.front if (m := summary.model_of(key))]
     uniforms = [m for m in summary.models if m.role in ("fp32", "baseline") and not m.on_front]
     if front:
         console.print(_table(front, summary, f"Front ({len(front)} models)", plain))
@@ -72,6 +72,10 @@ def print_summary(summary: RunSummary, file: IO[str] | None = None, *, width: in
         console.print(_table(uniforms, summary, "Uniform settings that are not on the front", plain))
     console.print()
     console.print(Text(shown(summary.verdict.headline, 500), style="bold"))
+    chosen = summary.model_of(summary.verdict.key)
+    for check in chosen.limits if chosen else ():
+        style = "green" if check.met else "red"
+        console.print(Text(f"  {'+' if check.met else 'x'} {limit_sentence(check, summary.metric)}", style=style))
     for sentence in summary.verdict.sentences:
         console.print(Text(shown(sentence, 600)))
 
@@ -85,6 +89,4 @@ def render_terminal(summary: RunSummary, *, width: int = 120) -> str:
 
 def verdict_lines(summary: RunSummary) -> list[str]:
     """Headline and limits, one a line, for places with no room for tables."""
-    chosen = summary.model_of(summary.verdict.key)
-    limits = [limit_sentence(c, summary.metric) for c in chosen.limits] if chosen else []
-    return [shown(summary.verdict.headline, 500), *limits]
+    return [shown(summary.verdict.headline, 500), *(shown(t, 300) for t in summary.verdict.limits)]

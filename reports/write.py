@@ -1,4 +1,4 @@
-"""All reports of a run, written into its folder. Each file is whole or absent: the old one stays until the new one is."""
+"""All reports of a run, written into its folder. Each file is whole: the old one stays until the new one is."""
 
 from __future__ import annotations
 
