@@ -1,0 +1,1 @@
+"""Published on-device latencies, read as tables; see ``benchmarks/predict.py``."""
