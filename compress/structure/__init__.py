@@ -9,24 +9,30 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from modeltailor.compress.structure.block_ranking import RankedBlock, rank_blocks
     from modeltailor.compress.structure.blocks import removable_blocks
     from modeltailor.compress.structure.distillation import Distilled, Task, distill
     from modeltailor.compress.structure.groups import ChannelGroup, channel_groups
     from modeltailor.compress.structure.realization import Realized, kept_channels, realize, reshape
+    from modeltailor.compress.structure.recovery import Recovered, recover
     from modeltailor.compress.structure.training_data import TrainingData
     from modeltailor.compress.structure.weight_cache import WeightCache
 
 __all__ = [
     "ChannelGroup",
     "Distilled",
+    "RankedBlock",
     "Realized",
+    "Recovered",
     "Task",
     "TrainingData",
     "WeightCache",
     "channel_groups",
     "distill",
     "kept_channels",
+    "rank_blocks",
     "realize",
+    "recover",
     "removable_blocks",
     "reshape",
 ]
@@ -34,14 +40,18 @@ __all__ = [
 _HOMES = {
     "ChannelGroup": "groups",
     "Distilled": "distillation",
+    "RankedBlock": "block_ranking",
     "Realized": "realization",
+    "Recovered": "recovery",
     "Task": "distillation",
     "TrainingData": "training_data",
     "WeightCache": "weight_cache",
     "channel_groups": "groups",
     "distill": "distillation",
     "kept_channels": "realization",
+    "rank_blocks": "block_ranking",
     "realize": "realization",
+    "recover": "recovery",
     "removable_blocks": "blocks",
     "reshape": "realization",
 }

@@ -87,4 +87,6 @@ def _blocks(module: nn.Module, example_inputs: Inputs) -> dict[str, bool]:
             hook.remove()
         module.train(was_training)
     fitting = {n: seen[n][0] for n in candidates if len(seen.get(n, ())) == 1}
-    return {n: v for n, v in fitting.items() if v is not None}
+    found = {n: v for n, v in fitting.items() if v is not None}
+    parents = {name.rpartition(".")[0] for name in found}
+    return {n: v for n, v in found.items() if n not in parents}  # a stage is no block: its blocks are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -134,8 +135,6 @@ def distill(
 
 
 def _without_labels(training: Training) -> Training:
-    import dataclasses
-
     return dataclasses.replace(training, hard_label_weight=0.0)
 
 
@@ -160,7 +159,7 @@ class _Run:
         if training.augment and not self.is_image:
             raise ConfigError("CFG-08", "training.augment", "needs one image input [n, c, h, w]", "turn it off")
         if self.is_image:
-            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            student.to(memory_format=torch.channels_last)
         teacher.eval()
         student.train()
         for module in student.modules():

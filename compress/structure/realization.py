@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from modeltailor.canonical import content_key
 from modeltailor.compress.structure.blocks import remove_blocks
 from modeltailor.compress.structure.calling import Inputs, named_inputs, output_shapes
 from modeltailor.compress.structure.cost import count_parameters, layer_costs
-from modeltailor.compress.structure.distillation import Checkpoint, Task, distill
+from modeltailor.compress.structure.distillation import Task
 from modeltailor.compress.structure.groups import prunable
+from modeltailor.compress.structure.learning import fingerprint, learn_once
 from modeltailor.compress.structure.pruning_graph import Coupling, PruningGraph
 from modeltailor.compress.structure.scores import channel_scores, gradients
 from modeltailor.compress.structure.shortcuts import rewrite_shortcuts
 from modeltailor.compress.structure.training_data import TrainingData
-from modeltailor.compress.structure.weight_cache import WeightCache
 from modeltailor.compress.vocabulary import Structure
 from modeltailor.errors import CandidateError, ConfigError
 
@@ -117,23 +116,10 @@ def realize(
     if learns:
         assert training is not None
         assert train is not None
-        cache = None if cache_dir is None else WeightCache(folder=cache_dir)
-        from_cache = cache is not None and _from_cache(made, cache, f"{key}.weights")
-        if not from_cache:
-            teacher = copy.deepcopy(module).eval()
-            done = distill(
-                made, teacher, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), task=task,
-                checkpoint=None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint"),
-                progress=progress, deadline_s=deadline_s,
-            )  # fmt: skip
-            if cache is not None:
-                cache.remove(f"{key}.checkpoint")
-                if done.full:
-                    cache.store(f"{key}.weights", made.state_dict(), {"steps": str(done.steps)})
-    made.eval()
-    bad = [n for n, p in made.state_dict().items() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
-    if bad:
-        raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
+        from_cache = learn_once(
+            made, module, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), key=key,
+            cache_dir=cache_dir, task=task, progress=progress, deadline_s=deadline_s,
+        )  # fmt: skip
     return Realized(
         module=made,
         parameters=count_parameters(made),
@@ -251,18 +237,6 @@ def _inherit(made: nn.Module, module: nn.Module) -> None:
     made.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()})
 
 
-def _from_cache(made: nn.Module, cache: WeightCache, name: str) -> bool:
-    found = cache.load(name)
-    if found is None:
-        return False
-    own = made.state_dict()
-    if {k: v.shape for k, v in found[0].items()} != {k: v.shape for k, v in own.items()}:
-        cache.remove(name)
-        return False
-    made.load_state_dict(found[0])
-    return True
-
-
 def _key(
     structure: Structure,
     module: nn.Module,
@@ -273,15 +247,11 @@ def _key(
     multiple: int,
     task: Task | None,
 ) -> str:
-    digest = hashlib.sha256(f"{type(module).__qualname__}\n{module}".encode())
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     scored = calibration if structure.score == "taylor" and structure.keep else None
     return content_key(
         {
             "structure": structure,
-            "model": digest.hexdigest(),
+            "model": fingerprint(module),
             "inputs": {k: list(v.shape) for k, v in inputs.items()},
             "train": None if train is None else train.fingerprint(),
             "calibration": None if scored is None else scored.fingerprint(),

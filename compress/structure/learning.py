@@ -1,0 +1,101 @@
+"""Learning once for each content key: cached weights, checkpoints of a training that was stopped, or a new training."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modeltailor.compress.structure.distillation import Checkpoint, Task, distill
+from modeltailor.compress.structure.training_data import TrainingData
+from modeltailor.compress.structure.weight_cache import WeightCache
+from modeltailor.compress.vocabulary import Training
+from modeltailor.errors import CandidateError
+
+__all__ = ["fingerprint", "learn_once"]
+
+
+def learn_once(
+    student: nn.Module,
+    teacher: nn.Module,
+    train: TrainingData,
+    training: Training,
+    *,
+    key: str,
+    cache_dir: Path | None,
+    task: Task | None = None,
+    settle: Callable[[nn.Module], None] | None = None,
+    settled: nn.Module | None = None,
+    progress: Callable[[float], None] | None = None,
+    deadline_s: float | None = None,
+) -> bool:
+    """Give a network, in place, the weights that this training leads to; say whether they came from the cache.
+
+    Args:
+        student: changed in place, left in ``eval`` mode.
+        teacher: not changed.
+        train: what it learns from.
+        training: the schedule.
+        key: content key of everything that the result depends on.
+        cache_dir: weights and checkpoints lie here; ``None`` keeps nothing.
+        task: what the output means.
+        settle: applied after training, before weights are stored (removes what only training needs).
+        settled: takes the weights from the cache instead of ``student``, where ``settle`` changes what a network holds.
+        progress: called with 0..1.
+        deadline_s: seconds the training may take; a schedule that was cut short is not stored.
+
+    Raises:
+        CandidateError: the training ran into NaN or infinity.
+        EnvironmentFault: the cache cannot be written.
+    """
+    settle = settle or (lambda _: None)
+    cache = None if cache_dir is None else WeightCache(folder=cache_dir)
+    if cache is not None:
+        plain = student if settled is None else settled
+        if _from_cache(plain, cache, f"{key}.weights"):
+            plain.eval()
+            return True
+    checkpoint = None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint")
+    done = distill(
+        student, copy.deepcopy(teacher).eval(), train, training,
+        task=task, checkpoint=checkpoint, progress=progress, deadline_s=deadline_s,
+    )  # fmt: skip
+    settle(student)
+    student.eval()
+    bad = [n for n, p in student.state_dict().items() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
+    if bad:
+        raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
+    if cache is not None:
+        cache.remove(f"{key}.checkpoint")
+        if done.full:
+            cache.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
+    return False
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return the SHA-256 of a module's architecture, as it prints, and of its weights and buffers."""
+    digest = hashlib.sha256(f"{type(module).__qualname__}\n{module}".encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}|".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> memoryview:
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _from_cache(made: nn.Module, cache: WeightCache, name: str) -> bool:
+    found = cache.load(name)
+    if found is None:
+        return False
+    own = made.state_dict()
+    if {k: v.shape for k, v in found[0].items()} != {k: v.shape for k, v in own.items()}:
+        cache.remove(name)
+        return False
+    made.load_state_dict(found[0])
+    return True
