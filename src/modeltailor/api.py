@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from modeltailor.errors import ConfigError, NoFeasibleModel
+from modeltailor.errors import ConfigError
 from modeltailor.job import Job, load_job, parse_job
-from modeltailor.targets import Budget
+from modeltailor.targets import Budget, Device
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def tailor(
     resume: bool = False,
     cache: str | Path | None = None,
     notify: Callable[[Progress], None] = lambda _: None,
-    must_meet: bool = False,
+    device: Device | None = None,
 ) -> Run:
     """Search for the Pareto-best compressed models of a job.
 
@@ -110,7 +110,7 @@ def tailor(
         resume: continue what stands in ``out``.
         cache: where trained structures are kept between runs; the user's cache folder if not given.
         notify: called with each step of progress.
-        must_meet: raise if no model keeps the budget, after everything is written.
+        device: where latency is measured; the device of the job's target if not given.
 
     Raises:
         ModelTailorError: see the tree in :mod:`modeltailor.errors`; finished trials are always kept.
@@ -142,7 +142,7 @@ def tailor(
 
     request = RunRequest(
         spec=parsed.workload(base),
-        device=LocalDevice(profile),
+        device=device if device is not None else LocalDevice(profile),
         profile=profile.model_dump(mode="json"),
         budget=parsed.limits(),
         plan=parsed.plan(),
@@ -154,12 +154,7 @@ def tailor(
     )
     history = run_search(request, tell)
     write_reports(folder.path, history)
-    run = Run(place)
-    if must_meet and run.best is None:
-        raise NoFeasibleModel(
-            "GOAL-01", place, run.summary.verdict.headline.rstrip("."), "loosen that limit, or give more time"
-        )
-    return run
+    return Run(place)
 
 
 def _refuse_inputs_folder(out: Path, job: Job, root: Path) -> None:
