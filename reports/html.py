@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -18,7 +19,7 @@ from typing import TypeAlias
 import yaml
 
 from modeltailor.errors import shown
-from modeltailor.reports.naming import is_integer_kernel
+from modeltailor.reports.naming import kernel_family
 from modeltailor.reports.snippets import runtime_of, snippets_for
 from modeltailor.reports.summarize import choosable
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
@@ -31,6 +32,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 _SCRIPTS = ("rule.js", "draw.js", "chart.js", "layers.js", "report.js")
 _LONGEST_NAME = 120
+_UNIT = re.compile(r"(\d) (?=%|[KMG]?B\b|ms\b|s\b|min\b|points\b)")
 _LONGEST_JOB = 20_000
 
 
@@ -67,8 +69,8 @@ class _Layers:
         cells: list[Json] = []
         for s in sites:
             kernel = shown(s.executed_kernel, 60)
-            kind = "integer" if is_integer_kernel(kernel) else "block" if kernel.startswith("MatMulNBits") else "float"
-            cells.append(self.palette.setdefault((s.format, s.storage_bits, kernel, kind), len(self.palette)))
+            entry = (shown(s.format, 40), s.storage_bits, kernel, kernel_family(s.executed_kernel))
+            cells.append(self.palette.setdefault(entry, len(self.palette)))
         return {
             "layout": self.layouts.setdefault(layout, len(self.layouts)),
             "cells": cells,
@@ -161,7 +163,7 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
     search = summary.search
     threads, provider = runtime_of(summary)
     chosen = summary.model_of(summary.verdict.key)
-    snippet_file = "best.onnx" if summary.best else (chosen.file if chosen else "")
+    snippet_file = summary.file if summary.best else (chosen.file if chosen else "")
     return {
         "metric": summary.metric.model_dump(),
         "budget": dict(summary.budget),
@@ -208,6 +210,11 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
     }  # fmt: skip
 
 
+def _unbroken(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return _UNIT.sub("\\1\u00a0", text)
+
+
 def _embedded(data: dict[str, Json]) -> str:
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -221,12 +228,12 @@ def render_html(summary: RunSummary) -> str:
     """Write the report as one HTML file."""
     style = _template("report.css")
     script = "\n".join(_template(name) for name in _SCRIPTS)
-    subtitle = f"{shown(summary.title, 80)} for {shown(summary.target, 60)} · {shown(summary.started_at, 10)}"
+    subtitle = f"{shown(summary.title, 80)} for {shown(summary.target, 60)} · {shown(summary.started_at[:10])}"
     return Template(_template("report.html")).substitute(
         title=escape(f"{shown(summary.title, 80)} – modeltailor"),
         subtitle=escape(subtitle),
-        headline=escape(shown(summary.verdict.headline, 600)),
-        sentences="".join(f"<p>{escape(shown(s, 800))}</p>" for s in summary.verdict.sentences),
+        headline=escape(_unbroken(shown(summary.verdict.headline, 600))),
+        sentences="".join(f"<p>{escape(_unbroken(shown(s, 800)))}</p>" for s in summary.verdict.sentences),
         style=style,
         style_hash=_policy_hash(style),
         script=script,

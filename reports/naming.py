@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from modeltailor.compress.vocabulary import Recipe, Structure
 from modeltailor.reports.summary import ModelAxis
 from modeltailor.search.records import SiteRecord
 
-__all__ = ["audit_sentence", "axis_of", "is_integer_kernel", "recipe_name", "recipe_text"]
+__all__ = ["KernelFamily", "audit_sentence", "axis_of", "kernel_family", "recipe_name", "recipe_text"]
+
+KernelFamily = Literal["integer", "block", "float"]
 
 _INTEGER_KERNELS = frozenset({
     "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "ConvInteger", "MatMulIntegerToFloat",
@@ -17,9 +20,10 @@ _INTEGER_KERNELS = frozenset({
 })  # fmt: skip
 
 
-def is_integer_kernel(kernel: str) -> bool:
-    """Whether an ONNX Runtime operator multiplies in integers. ``MatMulNBits`` unpacks and is counted on its own."""
-    return kernel.partition("(")[0].strip() in _INTEGER_KERNELS
+def kernel_family(kernel: str) -> KernelFamily:
+    """Whether an ONNX Runtime operator multiplies in 8-bit integers, unpacks blocks, or computes in float."""
+    name = kernel.partition("(")[0].rpartition(".")[2].strip()
+    return "integer" if name in _INTEGER_KERNELS else "block" if name == "MatMulNBits" else "float"
 
 
 def axis_of(recipe: Recipe) -> ModelAxis:
@@ -85,22 +89,22 @@ def audit_sentence(sites: Sequence[SiteRecord]) -> str:
     """What the optimized graph executes, against what is stored."""
     if not sites:
         return "The executed kernels were not read."
-    integer = [s for s in sites if is_integer_kernel(s.executed_kernel)]
-    block = [s for s in sites if s.executed_kernel.startswith("MatMulNBits")]
-    n_float = len(sites) - len(integer) - len(block)
-    packed = sum(1 for s in integer if s.storage_bits < 8)
-    light = sum(1 for s in sites if s.storage_bits < 32 and s not in integer and s not in block)
+    families = [kernel_family(s.executed_kernel) for s in sites]
+    count = Counter(families)
+    packed = sum(1 for s, f in zip(sites, families, strict=True) if f == "integer" and s.storage_bits < 8)
+    light = sum(1 for s, f in zip(sites, families, strict=True) if f == "float" and s.storage_bits < 32)
     parts = []
-    if integer:
-        part = f"{len(integer)} of {len(sites)} layers run on 8-bit integer kernels"
+    if n := count["integer"]:
+        part = f"{n} of {len(sites)} layers {'runs' if n == 1 else 'run'} on 8-bit integer kernels"
         if packed:
             part += f", {packed} of them stored in fewer than 8 bits and unpacked when the model loads"
         parts.append(part)
-    if block:
-        parts.append(f"{len(block)} of {len(sites)} layers run on the block-wise MatMulNBits kernel")
-    if n_float:
-        part = f"{n_float} of {len(sites)} layers compute in float" if parts else (
-            f"all {len(sites)} layers compute in float")  # fmt: skip
+    if n := count["block"]:
+        parts.append(f"{n} of {len(sites)} layers {'runs' if n == 1 else 'run'} on the block-wise MatMulNBits kernel")
+    if n := count["float"]:
+        part = f"{n} of {len(sites)} layers {'computes' if n == 1 else 'compute'} in float"
+        if n == len(sites):
+            part = f"all {n} layers compute in float" if n > 1 else "the only layer computes in float"
         if light:
             part += f" ({light} of them only stored smaller, not executed faster)"
         parts.append(part)

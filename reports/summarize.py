@@ -294,6 +294,7 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
     best = recommend(pool, run.budget, minimize=run.minimize)
     close = nearest(pool, run.budget, minimize=run.minimize)
     chosen = best or close
+    file = "best.onnx" if budget is None else next((m.file for m in models if chosen and m.key == chosen.key), "")
     metric = MetricFacts(
         name=str(record.metric.get("name", "accuracy")),
         minimize=run.minimize,
@@ -313,7 +314,9 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
             met=best is not None,
             metric=metric,
             finished=bool(history.finals),
+            file=file,
         ),
+        file=file,
         baseline=run.baseline,
         best=best.key if best else "",
         best_uniform=run.best_uniform,

@@ -270,6 +270,7 @@ class RunSummary(_Value):
 
     Attributes:
         best: key of the recommended model; empty if no model keeps every limit.
+        file: the recommended model under its public name: ``best.onnx``, or its own file if another budget was asked.
         best_uniform: key of the uniform baseline that the budget's rule likes best.
         models: the original, the uniform baselines and the front, each once; what can be picked and compared.
         trials: every trial.
@@ -285,6 +286,7 @@ class RunSummary(_Value):
     target: str
     evidence: str
     verdict: Verdict
+    file: str
     baseline: str
     best: str
     best_uniform: str

@@ -25,14 +25,14 @@ def _value(check: LimitCheck, value: float, metric: MetricFacts) -> str:
 
 
 def limit_sentence(check: LimitCheck, metric: MetricFacts) -> str:
-    """One limit in words, for instance ``latency kept with 12 % to spare (at most 1.76 ms of 2 ms)``."""
+    """One limit in words, for instance ``latency kept with 12 % to spare (at worst 1.76 ms, limit 2.00 ms)``."""
     name = _LIMIT_NAMES[check.limit]
     if check.value is None or check.margin is None:
         return f"{name} not kept: it was not measured"
     by_share = check.unit in ("ms", "bytes")
     room = percent(abs(check.margin), 1) if by_share else f"{fixed(abs(check.margin), 2)} points"
-    edge = "at least" if check.limit == "accuracy" and not metric.minimize else "at most"
-    figures = f"{edge} {_value(check, check.value, metric)}, limit {_value(check, check.allowed, metric)}"
+    edge = "" if check.unit == "bytes" else "at worst "  # bytes are exact, the others are the bad end of an interval
+    figures = f"{edge}{_value(check, check.value, metric)}, limit {_value(check, check.allowed, metric)}"
     if check.met:
         return f"{name} kept with {room} to spare ({figures})"
     return f"{name} missed by {room} ({figures})"
@@ -84,7 +84,9 @@ def _sureness(model: ModelSummary, finished: bool) -> str:
     return f"{first}; {note}."
 
 
-def verdict_of(model: ModelSummary | None, *, met: bool, metric: MetricFacts, finished: bool) -> Verdict:
+def verdict_of(
+    model: ModelSummary | None, *, met: bool, metric: MetricFacts, finished: bool, file: str = ""
+) -> Verdict:
     """Put the decision into words.
 
     Args:
@@ -92,6 +94,7 @@ def verdict_of(model: ModelSummary | None, *, met: bool, metric: MetricFacts, fi
         met: whether it keeps every limit.
         metric: what accuracy means in this run.
         finished: whether finalists have been measured again.
+        file: what to ship, as the reader knows it; the model's name if there is no file.
     """
     if model is None:
         return Verdict(
@@ -107,19 +110,21 @@ def verdict_of(model: ModelSummary | None, *, met: bool, metric: MetricFacts, fi
     if met and model.role == "fp32":
         headline = "Keep the original: no compressed model that was found beats it within the budget."
     elif met:
-        headline = f"Ship {name}: {figures}."
+        headline = f"Ship {shown(file, 90) or name}: {figures}."
+        sentences.append(f"It is trial {model.trial}: {name}.")
     else:
         missed = [c for c in model.limits if not c.met]
         binding = max(missed, key=_excess)
         headline = f"No model keeps every limit. Nearest is {name}: {limit_sentence(binding, metric)}."
-        sentences.append(f"It is {figures}.")
+        sentences.append(f"It is trial {model.trial}, {figures}.")
     if model.over_uniform and model.role != "fp32":
         if model.over_uniform.key == model.key:
             sentences.append("It is itself the best uniform setting; the search found nothing better for this budget.")
         else:
             other = shown(model.over_uniform.name, 60)
             sentences.append(f"Against the best uniform setting ({other}) it is {_over(model.over_uniform)}.")
-    sentences.append(_sureness(model, finished))
+    if model.role != "fp32":
+        sentences.append(_sureness(model, finished))
     if model.ties:
         n = len(model.ties)
         sentences.append(

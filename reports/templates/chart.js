@@ -79,11 +79,11 @@ class Chart {
   frame(g, box, sx, sy, dx, dy, X, Y, H) {
     for (const t of ticks(dx[0], dx[1], this.narrow() ? 4 : 6)) {
       g.append(svg("line", { class: "grid", x1: sx(t), x2: sx(t), y1: box.top, y2: box.bottom }));
-      g.append(svg("text", { x: sx(t), y: box.bottom + 18, "text-anchor": "middle" }, X.text(t)));
+      g.append(svg("text", { x: sx(t), y: box.bottom + 18, "text-anchor": "middle" }, axisText(X.text(t))));
     }
     for (const t of ticks(dy[0], dy[1], 6)) {
       g.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: sy(t), y2: sy(t) }));
-      g.append(svg("text", { x: box.left - 8, y: sy(t) + 4, "text-anchor": "end" }, Y.text(t)));
+      g.append(svg("text", { x: box.left - 8, y: sy(t) + 4, "text-anchor": "end" }, axisText(Y.text(t))));
     }
     const arrow = (q) => (q.better(DATA.metric.minimize) > 0 ? "higher is better" : "lower is better");
     g.append(svg("text", { class: "title", x: 0, y: 13 }, `${Y.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(Y)}`)));
@@ -146,7 +146,7 @@ class Chart {
       let d = "";
       if (rx) d += `M${sx(rx[0])},${cy}H${sx(rx[1])}`;
       if (ry) d += `M${cx},${sy(ry[0])}V${sy(ry[1])}`;
-      if (d) g.append(svg("path", { class: "whisker", d }));
+      if (d) g.append(svg("path", { class: m === this.state.model ? "whisker sel" : "whisker", d }));
     }
   }
 

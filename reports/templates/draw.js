@@ -1,13 +1,16 @@
 /* Making elements. Text only ever enters as text nodes. */
 const NS = "http://www.w3.org/2000/svg";
+/** Keeps a number and its unit on one line. */
+const unbroken = (text) => text.replace(/(\d) (?=%|[KMG]?B\b|ms\b|s\b|min\b|points\b)/g, "$1\u00a0");
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : String(value));
   }
+  const literal = node.tagName === "CODE";
   for (const child of children.flat(Infinity)) if (child !== null && child !== undefined && child !== false)
-    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    node.append(child instanceof Node ? child : document.createTextNode(literal ? String(child) : unbroken(String(child))));
   return node;
 }
 /** Replaces what a node holds. */
@@ -17,6 +20,8 @@ const svg = (tag, attributes, ...children) => fill(document.createElementNS(NS, 
 const byId = (id) => document.getElementById(id);
 const isolated = (text) => el("bdi", {}, text);
 
+/** A figure on an axis: without idle zeros. */
+const axisText = (text) => text.replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
 /** Round values that divide low..high into about count steps. */
 function ticks(low, high, count) {
   const span = high - low;

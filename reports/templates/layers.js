@@ -8,17 +8,25 @@ function layersOf(m) {
 }
 const shade = (bits) => `var(--b${[1, 2, 3, 4, 6, 8, 16, 32].find((b) => bits <= b) || 32})`;
 
+/** 1, 2, 5, 10 ... up to a value, thinned from the top so that labels on a square-root scale stay apart. */
+function roundBelow(highest) {
+  const out = [];
+  for (let power = Math.pow(10, Math.floor(Math.log10(highest))), last = Infinity; power >= 1 && out.length < 5; power /= 10)
+    for (const m of [5, 2, 1]) if (m * power <= highest && Math.sqrt(m * power / highest) < last - 0.17) { out.push(m * power); last = Math.sqrt(m * power / highest); }
+  return out;
+}
+
 function layerChart(m) {
   const layers = layersOf(m), base = new Map((BASE ? layersOf(BASE) : []).map((l) => [l.name, l]));
   const n = layers.length, room = Math.max(320, byId("chosen-body").clientWidth - 2);
-  const step = Math.max(7, Math.min(44, (room - 64) / Math.max(1, n))), W = 64 + step * n + 4, gap = step > 14 ? 3 : 1;
+  const step = Math.max(7, Math.min(64, (room - 64) / Math.max(1, n))), W = 64 + step * n + 4, gap = step > 14 ? 3 : 1;
   const H = 250, floor = 168, top = 14;
   const highest = Math.max(...layers.map((l) => Math.max(l.bytes, (base.get(l.name) || l).bytes)), 1);
   const tall = (v) => Math.sqrt(v / highest) * (floor - top); // area under a square root keeps small layers visible
   const root = svg("svg", { width: W, height: H, viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Stored bytes, storage bits and executed kernel of ${n} layers; the same as a table below` });
-  for (const share of [0.05, 0.25, 0.6, 1]) {
-    const y = floor - tall(highest * share);
-    root.append(svg("line", { x1: 60, x2: W, y1: y, y2: y, stroke: "var(--rule)" }), svg("text", { x: 54, y: y + 4, "text-anchor": "end" }, MT.bytesText(highest * share)));
+  for (const v of roundBelow(highest).filter((v) => tall(v) > 24)) {
+    const y = floor - tall(v);
+    root.append(svg("line", { x1: 60, x2: W, y1: y, y2: y, stroke: "var(--rule)" }), svg("text", { x: 54, y: y + 4, "text-anchor": "end" }, axisText(MT.bytesText(v))));
   }
   root.append(svg("text", { x: 54, y: floor + 16, "text-anchor": "end" }, "bits"), svg("text", { x: 54, y: floor + 37, "text-anchor": "end" }, "kernel"));
   layers.forEach((l, i) => {

@@ -143,7 +143,7 @@ function nameCell(m) {
   if (m.verdict && m.verdict !== "certified") tags.push(el("span", { class: "tag" }, m.verdict.toLowerCase()));
   const mark = svg("svg", { class: "mark", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, markOf(m.axis, 0, 0, 5.2, paint(m.axis, Boolean(model && model.front))));
   const text = model ? el("button", { type: "button", class: "rowname", onclick: (e) => { e.stopPropagation(); choose(model, true); } }, isolated(m.name)) : isolated(m.name);
-  return [mark, text, tags, m.error ? el("div", {}, el("small", {}, isolated(m.error))) : null];
+  return el("div", { class: "who" }, mark, el("span", {}, text, tags, m.error ? el("div", {}, el("small", {}, isolated(m.error))) : null));
 }
 function table() {
   const { rows, columns } = ROWS[state.rows];
@@ -208,16 +208,16 @@ function trust() {
   put(byId("trust-body"), 
     el("div", { class: "prose" },
       el("p", {}, EVIDENCE[DATA.evidence] || "Nothing has been measured yet.", " Every candidate ran in a fresh process, interleaved with the fp32 original."),
-      el("p", {}, n.screening == null ? "" : `While searching, the speedup's 95 % interval was ±${MT.percent(n.screening, 1)} (median).`, n.final == null ? "" : ` In the final measurement it was ±${MT.percent(n.final, 1)}; ${finals.length} models were measured again${n.n_undecided ? `, ${n.n_undecided} of them stayed undecided` : ""}.`),
+      el("p", {}, n.screening == null ? "" : `While searching, the speedup’s 95 % interval was ±${MT.percent(n.screening, 1)} (median).`, n.final == null ? "" : ` In the final measurement it was ±${MT.percent(n.final, 1)}; ${finals.length} models were measured again${n.n_undecided ? `, ${n.n_undecided} of them stayed undecided` : ""}.`),
       el("p", {}, "Accuracy is that of the very ONNX file, run by ONNX Runtime. The search split drove decisions; the test split was scored once, for finalists only. A limit counts as kept only on the unfavourable end of the interval."),
       DATA.notes.map((t) => el("p", {}, el("strong", {}, "Note: "), isolated(t)))),
     s.failures.length ? [el("h3", {}, `${s.failed} of ${s.trials} trials failed`), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Failed trials by reason" }, el("table", {},
-      el("thead", {}, el("tr", {}, ["outcome", "stage", "trials", "the first one's words"].map((h, i) => el("th", { scope: "col", class: i === 2 ? null : "l" }, h)))),
+      el("thead", {}, el("tr", {}, ["outcome", "stage", "trials", "what the first one said"].map((h, i) => el("th", { scope: "col", class: i === 2 ? null : "l" }, h)))),
       el("tbody", {}, s.failures.map((f) => el("tr", {}, el("td", { class: "l" }, isolated(f.outcome)), el("td", { class: "l" }, isolated(f.stage || "–")), el("td", {}, f.count), el("td", { class: "name l" }, isolated(f.example)))))))] : el("p", {}, "No trial failed."),
     el("div", { class: "cols", id: "conditions" },
       el("div", {}, el("h3", {}, "Device"), pairs(facts(device))),
       el("div", {}, el("h3", {}, "Versions and seed"), pairs([["seed", DATA.seed], ["started", DATA.started], ...facts(DATA.environment)]),
-        el("h3", {}, "Data"), pairs(Object.entries(DATA.splits).map(([k, v]) => [k, Object.entries(v).map(([a, b]) => `${a.replaceAll("_", " ")} ${b}`).join(", ")])))),
+        el("h3", {}, "Data"), pairs(Object.entries(DATA.splits).map(([k, v]) => [k, Object.entries(v).map(([a, b]) => (a === "samples" ? `${b} samples` : `${a.replaceAll("_", " ")}: ${b}`)).join(", ")])))),
   );
 }
 
@@ -232,9 +232,9 @@ function curve(points) {
   const low = Math.min(...points.map((p) => p[1])), high = Math.max(...points.map((p) => p[1]), low + 1e-9);
   const sx = (v) => left + (v / end) * (W - left - 8), sy = (v) => bottom - ((v - low) / (high - low)) * (bottom - top);
   const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Hypervolume from ${MT.amount(low)} to ${MT.amount(high)} over ${MT.secondsText(end)}` });
-  for (const t of ticks(low, high, 4)) root.append(svg("line", { class: "grid", x1: left, x2: W - 8, y1: sy(t), y2: sy(t) }), svg("text", { x: left - 8, y: sy(t) + 4, "text-anchor": "end" }, MT.amount(t)));
+  for (const t of ticks(low, high, 4)) root.append(svg("line", { class: "grid", x1: left, x2: W - 8, y1: sy(t), y2: sy(t) }), svg("text", { x: left - 8, y: sy(t) + 4, "text-anchor": "end" }, axisText(MT.amount(t))));
   const unit = end >= 7200 ? 3600 : end >= 120 ? 60 : 1, name = { 3600: "h", 60: "min", 1: "s" }[unit];
-  for (const t of ticks(0, end / unit, 5)) root.append(svg("text", { x: sx(t * unit), y: H - 8, "text-anchor": "middle" }, `${MT.amount(t)} ${name}`));
+  for (const t of ticks(0, end / unit, 5)) root.append(svg("text", { x: sx(t * unit), y: H - 8, "text-anchor": "middle" }, `${axisText(MT.amount(t))} ${name}`));
   root.append(svg("path", { d: points.map((p, i) => (i ? `H${sx(p[0])}V${sy(p[1])}` : `M${sx(p[0])},${sy(p[1])}`)).join(""), fill: "none", stroke: "var(--accent)", "stroke-width": 2 }));
   return el("div", { class: "chart" }, root);
 }
@@ -243,7 +243,7 @@ function searchSection() {
   put(byId("search-body"), 
     el("p", { class: "prose" }, `${s.trials} trials in ${MT.secondsText(s.seconds)}: ${s.measured} measured, ${s.failed} failed. Seed ${DATA.seed}; axes: ${DATA.axes.join(", ")}. `, s.stopped ? el("span", {}, isolated(s.stopped)) : "The search is still going on."),
     el("div", { class: "cols" },
-      s.hypervolume.length > 1 ? el("div", {}, el("h3", {}, "Hypervolume over time"), curve(s.hypervolume)) : null,
+      s.hypervolume.length > 1 ? el("div", { class: "search-curve" }, el("h3", {}, "Hypervolume over time"), curve(s.hypervolume)) : null,
       s.split.length ? el("div", {}, el("h3", {}, "Where the time went"), bars(s.split.map(([name, v]) => ({ name, values: [v], text: `${MT.secondsText(v)}, ${MT.percent(v / total)}` })), "Time by stage")) : null),
     s.importance.length ? el("div", { class: "importance" }, el("h3", {}, "Which options mattered"), el("p", { class: "note" }, "How much each option alone tells of the results of the search (adjusted share of explained variance). Effects that options share are counted under each of them."),
       bars(s.importance.map(([name, a, l]) => ({ name, values: [a, l], text: `${MT.percent(a)} · ${MT.percent(l)}` })), "Importance of options"),
@@ -333,6 +333,7 @@ function controls() {
 }
 byId("front-note").textContent = "Filled marks are models that no other beats in accuracy, latency and size together. Whiskers are 95 % intervals; that of the metric is the paired one against fp32. The shaded part keeps the budget. Choose a model to see it everywhere below.";
 controls();
+if (!DATA.models.length) for (const id of ["front", "models", "chosen", "take"]) byId(id).hidden = true;
 verdict();
 trust();
 searchSection();
