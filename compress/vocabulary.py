@@ -177,34 +177,35 @@ class Training:
         epochs: passes over the ``train`` split; may be a fraction.
         temperature: softens teacher and student logits.
         hard_label_weight: share of the cross-entropy with the true labels, 0..1; needs labels if above 0.
-        learning_rate: peak of the one-cycle schedule.
+        learning_rate: peak of the one-cycle schedule; ``None``: 0.05 for SGD, 0.001 for AdamW.
         batch_size: samples a step.
         seed: of shuffling and augmentation.
-        augment: random crops and mirror images; needs one image input. The teacher sees the same images.
+        augment: random crops where the input is one image of at least 16 pixels a side, mirrored too where it has three
+            channels; other inputs stay as they are. The teacher sees the same images.
         mixup: largest share of another image blended in, 0 (off) to 1; the teacher alone then teaches.
         ema: decay of the running average of the weights that is handed back; 0 hands back the last weights.
         weight_decay: of matrices and kernels; never of biases and normalisation.
-        optimizer: SGD with Nesterov momentum 0.9, or AdamW.
+        optimizer: SGD with Nesterov momentum 0.9, or AdamW; ``auto``: SGD where there are batch normalisations.
         precision: ``auto`` computes convolutions in bfloat16 where the processor has instructions for it.
     """
 
     epochs: float = 2.0
     temperature: float = 4.0
     hard_label_weight: float = 0.3
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     batch_size: int = 128
     seed: int = 0
-    augment: bool = False
+    augment: bool = True
     mixup: float = 0.0
-    ema: float = 0.0
+    ema: float = 0.99
     weight_decay: float = 1e-4
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
     precision: Literal["auto", "float32"] = "auto"
 
     def __post_init__(self) -> None:
         for name, low, high in _TRAINING_LIMITS:
             value = getattr(self, name)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigError("CFG-07", f"training.{name}", f"must lie in {low}..{high}; got {value}")
 
 

@@ -6,22 +6,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["crop_and_flip", "mix"]
+__all__ = ["mix", "vary"]
 
 
-def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to an eighth of its side and mirror half of them.
+def vary(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
+    """Shift each image by up to an eighth of its side, and mirror half of them if asked to.
 
     Args:
         images: [n, channels, height, width], normalised so that 0 is a plain colour; borders are filled by reflection.
         generator: source of the draws.
+        mirror: left and right may be exchanged.
     """
     n, _, height, width = images.shape
     pad = max(1, min(height, width) // 8)
     padded = functional.pad(images, (pad, pad, pad, pad), mode="reflect")
     top = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
     left = torch.randint(0, 2 * pad + 1, (n, 1), generator=generator)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    mirrored = torch.rand(n, 1, generator=generator) < (0.5 if mirror else 0.0)
     rows = top + torch.arange(height)
     columns = torch.arange(width).expand(n, width)
     columns = left + torch.where(mirrored, columns.flip(1), columns)

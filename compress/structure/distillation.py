@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modeltailor.compress.structure.augment import crop_and_flip, mix
+from modeltailor.compress.structure.augment import mix, vary
 from modeltailor.compress.structure.calling import call, first_tensor
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.weight_cache import WeightCache
@@ -28,6 +28,8 @@ __all__ = ["Checkpoint", "Distilled", "Task", "distill", "task_of"]
 Task = Literal["classification", "regression", "embedding"]
 _WARM_UP_SHARE = 0.15
 _LAST_RATE_SHARE = 0.002
+_SMALLEST_AUGMENTED = 16
+_PEAKS = {"sgd": 0.05, "adamw": 1e-3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +158,11 @@ class _Run:
         self.batch_size = min(training.batch_size, len(data))
         self.n_steps = max(1, round(training.epochs * len(data) / self.batch_size))
         self.is_image = all(a.ndim == 4 for a in data.inputs.values()) and len(data.inputs) == 1
-        if training.augment and not self.is_image:
-            raise ConfigError("CFG-08", "training.augment", "needs one image input [n, c, h, w]", "turn it off")
+        shape = next(iter(data.inputs.values())).shape
+        self.augments = training.augment and self.is_image and min(shape[2:]) >= _SMALLEST_AUGMENTED
+        self.mirrors = self.augments and shape[1] == 3  # digits and letters must not be mirrored
+        if training.mixup > 0 and not self.is_image:
+            raise ConfigError("CFG-08", "training.mixup", "needs one image input [n, c, h, w]", "turn it off")
         if self.is_image:
             student.to(memory_format=torch.channels_last)
         teacher.eval()
@@ -179,9 +184,9 @@ class _Run:
         rows = self._rows(step)
         inputs, labels = self.data.batch(rows)
         generator = torch.Generator().manual_seed(_mixed(training.seed, step))
-        varied = training.augment or training.mixup > 0
-        if training.augment:
-            inputs = {k: crop_and_flip(v, generator) for k, v in inputs.items()}
+        varied = self.augments or training.mixup > 0
+        if self.augments:
+            inputs = {k: vary(v, generator, mirror=self.mirrors) for k, v in inputs.items()}
         if training.mixup > 0:
             inputs = {k: mix(v, training.mixup, generator) for k, v in inputs.items()}
             labels = None  # the teacher sees the mixture, so the teacher alone teaches
@@ -193,7 +198,7 @@ class _Run:
         loss = self._loss(answer, target, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
-            group["lr"] = training.learning_rate * rate_at(position)
+            group["lr"] = group["peak"] * rate_at(position)
         nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.grad is not None], 5.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -210,6 +215,7 @@ class _Run:
             with torch.no_grad():
                 for name, value in _floats(self.student):
                     value.copy_(self.averaged[name])
+        self.student.to(memory_format=torch.contiguous_format)
         self.student.eval()
 
     def save(self, checkpoint: Checkpoint, step: int) -> None:
@@ -312,10 +318,18 @@ def _embedding_loss(answer: Tensor, target: Tensor) -> Tensor:
 def _optimizer(student: nn.Module, training: Training) -> torch.optim.Optimizer:
     matrices = [p for p in student.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in student.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.99))
-    return torch.optim.SGD(groups, lr=training.learning_rate, momentum=0.9, nesterov=True)
+    kind = training.optimizer
+    if kind == "auto":
+        has_norms = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in student.modules())
+        kind = "sgd" if has_norms else "adamw"
+    peak = _PEAKS[kind] if training.learning_rate is None else training.learning_rate
+    groups = [
+        {"params": matrices, "weight_decay": training.weight_decay, "peak": peak},
+        {"params": vectors, "weight_decay": 0.0, "peak": peak},
+    ]
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.99))
+    return torch.optim.SGD(groups, lr=peak, momentum=0.9, nesterov=True)
 
 
 def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

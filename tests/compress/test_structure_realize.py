@@ -143,7 +143,7 @@ def test_interrupted_training_ends_at_the_same_weights(digits, teacher, tmp_path
     from modeltailor.compress.structure.distillation import Checkpoint
     from modeltailor.compress.structure.weight_cache import WeightCache
 
-    training = Training(epochs=0.5, batch_size=50, ema=0.9, augment=True)
+    training = Training(epochs=0.5, batch_size=50, ema=0.9, mixup=0.3)
     whole = network(seed=2)
     distill(whole, teacher, digits[0], training)
 
@@ -222,3 +222,21 @@ def test_training_data_is_checked() -> None:
         TrainingData(inputs={"x": np.zeros((3, 1))}, labels=np.zeros(4))
     with pytest.raises(DataError, match="NaN"):
         TrainingData(inputs={"x": np.full((3, 1), np.nan)})
+
+
+def test_images_are_varied_the_same_way_for_the_same_draw() -> None:
+    from modeltailor.compress.structure.augment import vary
+
+    images = torch.arange(4 * 3 * 16 * 16, dtype=torch.float32).view(4, 3, 16, 16)
+
+    def draw(seed: int, mirror: bool) -> torch.Tensor:
+        return vary(images, torch.Generator().manual_seed(seed), mirror=mirror)
+
+    assert torch.equal(draw(0, True), draw(0, True))
+    assert not torch.equal(draw(0, True), draw(1, True))
+    shifted = draw(3, False)
+    assert shifted.shape == images.shape
+    inner = shifted[:, :, 4:12, 4:12]
+    assert torch.all(inner.diff(dim=3) == 1)  # shifted, neither mirrored nor mixed
+    steps = {int(d) for d in draw(3, True)[:, 0, 8, 4:12].diff(dim=1)[:, 3]}
+    assert steps == {1, -1}
