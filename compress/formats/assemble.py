@@ -1,7 +1,8 @@
 """A candidate put together from parts: the graph that ONNX Runtime executes with the formats that were asked for.
 
-Quantized regions are in operator form (``QLinearConv``, ``QLinearAdd`` ...). Forward through the graph each tensor exists in
-float, in integers, or both once somebody needs the other form; so neighbours of one kind have no conversion between them.
+Quantized regions are in operator form (``QLinearConv``, ``QLinearAdd`` ...). Forward through the graph each tensor
+exists in float, in integers, or both once somebody needs the other form; so neighbours of one kind have no conversion
+between them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Plan:
     Attributes:
         formats: format of each site that is not fp32.
         part_of: the part of a site in a format.
-        params_of: scale and zero point of an activation tensor at a number of bits; ``None`` where calibration never saw it.
+        params_of: scale and zero point of an activation tensor at a number of bits; ``None`` where calibration never
+            saw it.
     """
 
     formats: Mapping[str, Format]
@@ -111,5 +113,6 @@ def _model(graph: PreparedGraph, emitter: Emitter) -> ModelProto:
     ir_version = max(8, min(source.ir_version, 10))
     model = helper.make_model(made, opset_imports=opsets, functions=functions, ir_version=ir_version)
     model.ClearField("producer_name")
-    shorten(model)
+    nodes = source.graph.node
+    shorten(model, {nodes[s.node].output[0]: site_label(s.site.position) for s in graph.sites})
     return model

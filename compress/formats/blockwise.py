@@ -25,7 +25,7 @@ def block_bytes(rows: int, width: int, bits: int, block: int) -> int:
 
 
 def packed_blocks(integers: NDArray[np.int8], bits: int, block: int) -> NDArray[np.uint8]:
-    """Pack signed rows ``[rows, width]`` as ``[rows, blocks, block * bits / 8]``, low bits first, offset by half the range."""
+    """Pack signed rows ``[rows, width]`` as ``[rows, blocks, block * bits / 8]``, low bits first, as unsigned."""
     rows, width = integers.shape
     blocks = -(-width // block)
     middle = 1 << (bits - 1)

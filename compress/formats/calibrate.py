@@ -1,13 +1,12 @@
-"""What the calibration data shows of a float model: histograms of activations, and the moments of each site's inputs.
+"""What calibration data shows of a float model: histograms of activations, and the moments of each site's inputs.
 
-Collected once a prepared graph, on demand, and kept: every format and every recipe is made from these figures. No labels.
+Collected once a prepared graph, on demand, and kept: every format and every recipe is made from these. No labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,11 +54,6 @@ class Moments:
     first: NDArray[np.float32]
 
 
-class _Session(Protocol):
-    def run(self, names: list[str], feed: Mapping[str, NDArray[np.generic]]) -> list[NDArray[np.generic]]: ...
-    def get_inputs(self) -> list[object]: ...
-
-
 def with_outputs(model: ModelProto, names: Iterable[str], types: Mapping[str, int]) -> bytes:
     """Return the model with ``names`` as its outputs, serialized."""
     changed = ModelProto()
@@ -68,7 +62,7 @@ def with_outputs(model: ModelProto, names: Iterable[str], types: Mapping[str, in
     for name in names:
         kind = types.get(name, TensorProto.FLOAT)
         changed.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-    return changed.SerializeToString()
+    return bytes(changed.SerializeToString())
 
 
 class Calibration:
@@ -125,20 +119,28 @@ class Calibration:
         """Number of calibration samples."""
         return self._n
 
+    def feeds(self, samples: int, size: int = 32) -> Iterator[dict[str, NDArray[np.generic]]]:
+        """Yield the first ``samples`` calibration samples as feeds; whole batches only where the model fixes them."""
+        step = self._fixed_batch or size
+        count = min(samples, self._n)
+        for start in range(0, count, step):
+            end = start + step if self._fixed_batch else min(start + step, count)
+            feed = {k: np.ascontiguousarray(v[start:end]) for k, v in self._inputs.items()}
+            short = step - len(next(iter(feed.values()))) if self._fixed_batch else 0
+            if short and start:
+                return
+            if short:
+                feed = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in feed.items()}
+            yield feed
+
     def batches(self, names: list[str], floats_a_sample: int) -> Iterator[list[NDArray[np.generic]]]:
         """Run the float model and yield the tensors of that name, a batch at a time.
 
         A model with a fixed batch sees whole batches only; what is left over is not used unless it is all there is.
         """
         session = open_session(with_outputs(self._graph.model, names, self._graph.types), self._options)
-        size = self._fixed_batch or max(1, min(64, _MOST_FLOATS // max(floats_a_sample, 1)))
-        for start in range(0, self._n, size):
-            feed = {k: np.ascontiguousarray(v[start : start + size]) for k, v in self._inputs.items()}
-            short = size - len(next(iter(feed.values())))
-            if self._fixed_batch and short:
-                if start:
-                    return
-                feed = {k: np.concatenate([v, np.repeat(v[-1:], short, axis=0)]) for k, v in feed.items()}
+        size = max(1, min(64, _MOST_FLOATS // max(floats_a_sample, 1)))
+        for feed in self.feeds(self._n, size):
             yield [np.asarray(v) for v in session.run(names, feed)]
 
     def _floats_a_sample(self, names: Iterable[str]) -> int:
@@ -157,7 +159,7 @@ class Calibration:
                 kept = self._store.arrays("histogram", name)
                 if kept is not None:
                     low, high = (float(v) for v in kept["range"])
-                    self._histograms[name] = Histogram(low, high, kept["counts"])
+                    self._histograms[name] = Histogram(low, high, kept["counts"].astype(np.int64))
         missing = [n for n in wanted if n not in self._histograms]
         for start in range(0, len(missing), 64):
             self._count(missing[start : start + 64])
@@ -203,7 +205,9 @@ class Calibration:
         for site in sites:
             kept = self._store.arrays("moments", site.site.name)
             if kept is not None:
-                self._moments[site.site.name] = Moments(kept["second"], kept["first"])
+                self._moments[site.site.name] = Moments(
+                    kept["second"].astype(np.float32), kept["first"].astype(np.float32)
+                )
         missing = [s for s in sites if s.site.name not in self._moments]
         while missing:
             chunk, floats = [], 0

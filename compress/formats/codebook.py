@@ -1,7 +1,8 @@
 """Weight sharing: all weights of a layer take one of ``2**bits`` values; the file holds indices and the table.
 
-Han et al. 2016, "Deep Compression": the table by weighted k-means (Lloyd's iteration) in one dimension. For integer kernels the table
-holds int8 values that a scale for each channel multiplies, so that the layer still runs on the int8 kernel.
+Han et al. 2016, "Deep Compression": the table by weighted k-means (Lloyd's iteration) in one dimension. For integer
+kernels the table holds int8 values that a scale for each channel multiplies, so that the layer still runs on the int8
+kernel.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onnx import ModelProto
 from modeltailor.compress.formats.assemble import Plan, assemble
 from modeltailor.compress.formats.blockwise import block_bytes
 from modeltailor.compress.formats.calibrate import Calibration
+from modeltailor.compress.formats.equalize import equalized
 from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
 from modeltailor.compress.formats.integer_ops import INTEGER_OPS
 from modeltailor.compress.formats.names import site_label
@@ -116,6 +118,11 @@ class Composer:
     def calibration(self) -> Calibration:
         """Figures of the float model on the calibration data."""
         return self._context(equalize=False).calibration
+
+    @property
+    def store(self) -> Store:
+        """Where figures that belong to this model and this data are kept."""
+        return self._context(equalize=False).store
 
     def formats(self, site: Site) -> tuple[Format, ...]:
         """Return the formats that can be built at a site, fp32 first."""
@@ -225,15 +232,13 @@ class _Context:
         equalize: bool,
     ) -> None:
         if equalize:
-            from modeltailor.compress.formats.equalize import equalized
-
             graph = equalized(graph)
         self.graph = graph
         digest = hashlib.sha256(graph.model.SerializeToString(deterministic=True))
         for name in sorted(inputs):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(inputs[name]).tobytes())
-        store = Store(cache_dir, f"{digest.hexdigest()}-{seed}-1")
+        self.store = store = Store(cache_dir, f"{digest.hexdigest()}-{seed}-1")
         self.calibration = Calibration(graph, inputs, options=options, store=store, seed=seed)
         self.parts = PartMaker(graph, self.calibration, store)
         self._params: dict[tuple[str, int, str, bool, bool], QuantParams | None] = {}
@@ -276,20 +281,52 @@ class _Context:
         return self._params[key]
 
 
-def executed_kernels(optimized: ModelProto, sites: tuple[Site, ...]) -> dict[str, str]:
+_KERNELS: Mapping[str, tuple[str, ...]] = {
+    "conv": ("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv"),
+    "conv-transpose": ("ConvTranspose",),
+    "matmul": (
+        "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "QGemm", "QLinearMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul", "MatMulNBits",
+    ),
+    "embedding": ("Gather", "GatherBlockQuantized", "EmbedLayerNormalization"),
+    "recurrent": ("LSTM", "GRU", "RNN"),
+}  # fmt: skip
+_FAMILY = {"depthwise": "conv", "gemm": "matmul"}
+
+
+def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) -> dict[str, str]:
     """Return the operator that executes each site, read off the graph that the runtime wrote after its optimizations.
+
+    Nodes bear the label of their site. Where a fusion gave a node another name, the unnamed convolutions are matched
+    with the missing ones in order, if they are equally many.
 
     Args:
         optimized: the optimized graph of a model that :meth:`Composer.compose` built.
-        sites: the composer's sites.
+        sites: all sites of that model in the order of execution, as the composer or the candidate lists them.
 
     Returns:
         Operator by site name; a site whose node is not found is missing.
     """
-    labels = {site_label(s.position): s.name for s in sites}
+    names = [s.name if isinstance(s, Site) else s.site for s in sites]
+    labels = {site_label(k): name for k, name in enumerate(names)}
+    known = {op for ops in _KERNELS.values() for op in ops}
     found: dict[str, str] = {}
+    rest: list[str] = []
     for node in optimized.graph.node:
-        label = next((p for p in (node.name, node.name.split("_")[0], node.name.split("/")[0]) if p in labels), None)
-        if label is not None:
+        if node.op_type not in known:
+            continue
+        label = re.split(r"[_/]", node.name, maxsplit=1)[0]
+        if label in labels and labels[label] not in found:
             found[labels[label]] = node.op_type
-    return found
+        elif node.op_type in _KERNELS["conv"]:
+            rest.append(node.op_type)
+    missing = [n for n, s in zip(names, sites, strict=True) if n not in found and _is_conv(s)]
+    if len(missing) == len(rest):
+        found.update(zip(missing, rest, strict=True))
+    return {n: found[n] for n in names if n in found}
+
+
+def _is_conv(site: Site | SiteReport) -> bool:
+    if isinstance(site, Site):
+        return _FAMILY.get(site.kind, site.kind) == "conv"
+    return site.kernel in _KERNELS["conv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +68,7 @@ class Emitter:
         *,
         name: str = "",
         domain: str = "",
-        **attributes: object,
+        **attributes: Any,
     ) -> None:
         """Add a node."""
         self.nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))

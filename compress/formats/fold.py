@@ -12,7 +12,38 @@ from modeltailor.compress.formats.nodes import attribute_int, has_subgraph, name
 __all__ = ["fold_batch_norm", "fold_constants", "merge_slices", "remove_identities"]
 
 _FOLDABLE = frozenset(
-    ["Cast", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Concat", "Identity", "Mul", "Add", "Sub", "Div", "Sqrt", "Neg", "Pow", "Reciprocal", "Gather", "Slice", "Shape", "ConstantOfShape", "Range", "Expand", "Flatten", "Equal", "Where", "Floor", "Ceil", "Exp", "ReduceSum", "ReduceProd", "DequantizeLinear"]
+    (
+        "Add",
+        "Cast",
+        "Ceil",
+        "Concat",
+        "ConstantOfShape",
+        "DequantizeLinear",
+        "Div",
+        "Equal",
+        "Exp",
+        "Expand",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Neg",
+        "Pow",
+        "Range",
+        "Reciprocal",
+        "ReduceProd",
+        "ReduceSum",
+        "Reshape",
+        "Shape",
+        "Slice",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    )
 )
 _MOST_ELEMENTS = 1 << 26
 

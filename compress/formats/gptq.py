@@ -1,7 +1,7 @@
 """Rounding with error compensation: GPTQ, then coordinate descent on the same objective.
 
 Frantar et al. 2022, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers": columns are
-rounded in the order of falling Hessian diagonal, and what rounding one loses is made up for by the ones not yet rounded.
+rounded in the order of falling Hessian diagonal; what rounding one loses is made up for by the ones not yet rounded.
 The descent afterwards (as in Behdin et al. 2023, "QuantEase") visits each column again until nothing improves.
 """
 

@@ -1,4 +1,4 @@
-"""A float model made ready: read, inlined, folded, shapes inferred, and the sites listed. The user's files stay untouched."""
+"""A float model made ready: read, inlined, folded, shapes inferred, and the sites listed. The input stays untouched."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference, version_converter
+from onnx.inliner import inline_local_functions
 
 from modeltailor.compress.formats.fold import fold_batch_norm, fold_constants, merge_slices, remove_identities
 from modeltailor.compress.formats.nodes import attribute_int, attribute_text, names_used
@@ -62,6 +62,7 @@ class PreparedGraph:
         shapes: shape of each tensor that is known, ``None`` for a free dimension.
         types: ONNX element type of each tensor that is known.
         consumers: indices of the nodes that read each tensor.
+        constants: value of each initializer.
     """
 
     model: ModelProto
@@ -74,7 +75,7 @@ class PreparedGraph:
     @property
     def opset(self) -> int:
         """Version of the default operator set."""
-        return next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
+        return int(next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")))
 
     def site(self, name: str) -> SiteNode:
         """Return the site of that name.
@@ -115,7 +116,7 @@ def load_model(model: Path | bytes | ModelProto) -> ModelProto:
     where = model if isinstance(model, Path) else "model"
     try:
         loaded = onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except Exception as error:  # protobuf's, the checker's and the system's own kinds have no common base
         raise ModelError("MODEL-02", where, f"not a readable ONNX file ({error})", "export it again") from error
     if not loaded.graph.node:
         raise ModelError("MODEL-17", where, "the graph has no nodes", "export it again")
@@ -185,7 +186,7 @@ def prepare(
     """
     ready = _upgraded(load_model(model))
     if ready.functions:
-        ready = onnx.inliner.inline_local_functions(ready)
+        ready = inline_local_functions(ready)
     constant = {t.name for t in ready.graph.initializer}
     inputs = [i for i in ready.graph.input if i.name not in constant]
     del ready.graph.input[:]
@@ -210,16 +211,18 @@ def prepare(
     return PreparedGraph(ready, sites, shapes, types, frozen, constants)
 
 
-def _layer_name(node: NodeProto, weight: str, given: Mapping[str, str]) -> str:
+def _layer_name(node: NodeProto, weight: str, bias: str | None, given: Mapping[str, str]) -> str:
     if weight in given:
         return given[weight]
+    if _UNSET.match(weight) and bias and bias.endswith(".bias"):
+        return bias.removesuffix(".bias")
     if not _UNSET.match(weight):
         return re.sub(r"([./_]weight|[./]W)$", "", weight)
     for prop in node.metadata_props:
         if prop.key == "pkg.torch.onnx.name_scopes":
             scopes = [s for s in re.findall(r"'([^']*)'", prop.value) if s]
             if len(scopes) > 1:
-                return scopes[-2]  # the last scope names the call itself
+                return str(scopes[-2])  # the last scope names the call itself
     return node.name or node.output[0]
 
 
@@ -281,7 +284,7 @@ def _list_sites(
             case _:
                 macs = 0
         site = Site(
-            name=_unique(_layer_name(node, weight, given), taken),
+            name=_unique(_layer_name(node, weight, bias, given), taken),
             kind=kind,
             weight_shape=shape,
             weight_elements=elements,
@@ -299,7 +302,7 @@ def _list_sites(
                 output=leaving,
                 out_axis=out_axis,
                 group=group,
-            )  # fmt: skip
+            )
         )
     return tuple(found)
 

@@ -38,6 +38,6 @@ class Grid:
     def nearest(self, x: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the admissible integer next to each value, as floats."""
         if self.levels is None:
-            return np.clip(np.rint(x), self.low, self.high)
+            return np.asarray(np.clip(np.rint(x), self.low, self.high))
         table = np.asarray(self.levels, x.dtype)
-        return table[np.searchsorted((table[1:] + table[:-1]) * x.dtype.type(0.5), x)]
+        return np.asarray(table[np.searchsorted((table[1:] + table[:-1]) / 2, x)])

@@ -1,4 +1,4 @@
-"""Operators that are no sites but stay in integers where their inputs already are: additions, pooling, moving of data."""
+"""Operators that are no sites but stay in integers where their inputs are: additions, pooling, moving of data."""
 
 from __future__ import annotations
 
@@ -150,17 +150,16 @@ def _emit_move(emitter: Emitter, folding: Folding, node: NodeProto, name: str, p
         return False  # a float tensor that is computed steers the move
     made = _bare(node)
     made.input[0] = name
-    if node.op_type == "Pad":
-        if attribute_text(node, "mode", "constant") == "constant":
-            value = 0.0
-            if len(node.input) > 2 and node.input[2]:
-                if node.input[2] not in graph.constants:
-                    return False
-                value = float(graph.constants[node.input[2]].reshape(-1)[0])
-            inputs = list(made.input) + [""] * (3 - len(made.input))
-            inputs[2] = emitter.constant(params.quantized(np.asarray(value, np.float32)))
-            del made.input[:]
-            made.input.extend(inputs)
+    if node.op_type == "Pad" and attribute_text(node, "mode", "constant") == "constant":
+        value = 0.0
+        if len(node.input) > 2 and node.input[2]:
+            if node.input[2] not in graph.constants:
+                return False
+            value = float(graph.constants[node.input[2]].reshape(-1)[0])
+        inputs = list(made.input) + [""] * (3 - len(made.input))
+        inputs[2] = emitter.constant(params.quantized(np.asarray(value, np.float32)))
+        del made.input[:]
+        made.input.extend(inputs)
     for used in made.input[1:]:
         emitter.as_float(used)
     for k, output in enumerate(node.output):

@@ -52,7 +52,7 @@ def search_scale(
         better = loss < best
         best = np.where(better, loss, best)
         chosen = np.where(better, scale, chosen)
-    return chosen.astype(np.float32)
+    return np.asarray(chosen, np.float32)
 
 
 def refit_scale(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from onnx import ModelProto
 
@@ -31,30 +32,34 @@ def _short_names() -> Iterator[str]:
     width = 1
     while True:
         for first in _FIRST:
-            for k in range(len(_NEXT) ** width):
-                tail = ""
-                for _ in range(width):
-                    k, rest = divmod(k, len(_NEXT))
-                    tail = _NEXT[rest] + tail
-                yield first + tail
+            for tail in itertools.product(_NEXT, repeat=width):
+                yield first + "".join(tail)
         width += 1
 
 
-def shorten(model: ModelProto) -> None:
-    """Give all inner tensors of a model short names, in place. Inputs, outputs and graphs with nested graphs keep theirs."""
+def shorten(model: ModelProto, labels: Mapping[str, str]) -> None:
+    """Give all inner tensors of a model short names, in place. Inputs and outputs keep theirs, nested graphs all.
+
+    Args:
+        model: what is changed.
+        labels: tensors that get a certain name: what leaves a site is called like the site's node, because the
+            runtime names some rewritten nodes after their output.
+    """
     graph = model.graph
     if any(has_subgraph(n) for n in graph.node):
         return
     kept = {v.name for v in (*graph.input, *graph.output)}
-    fresh = (n for n in _short_names() if n not in kept)
+    labels = {name: label for name, label in labels.items() if name not in kept and label not in kept}
+    taken = kept | set(labels.values())
+    fresh = (n for n in _short_names() if n not in taken)
     counts: dict[str, int] = {}
     for node in graph.node:
         for name in (*node.input, *node.output):
             counts[name] = counts.get(name, 0) + 1
     for tensor in graph.initializer:
         counts[tensor.name] = counts.get(tensor.name, 0) + 1
-    order = sorted((n for n in counts if n and n not in kept), key=lambda n: -counts[n])
-    short = {name: next(fresh) for name in order}
+    order = sorted((n for n in counts if n and n not in kept and n not in labels), key=lambda n: -counts[n])
+    short = dict(labels) | {name: next(fresh) for name in order}
     for node in graph.node:
         for names in (node.input, node.output):
             for k, name in enumerate(names):

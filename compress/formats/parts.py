@@ -16,6 +16,7 @@ from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
 from modeltailor.compress.formats.grid import Grid
 from modeltailor.compress.formats.mse_scale import refit_scale, search_scale
 from modeltailor.compress.formats.nearest import rounded
+from modeltailor.compress.formats.on_grid import read_scale
 from modeltailor.compress.formats.store import Store
 from modeltailor.compress.pack import pack_planes
 from modeltailor.compress.vocabulary import Format, Settings
@@ -114,7 +115,7 @@ def as_rows(weight: NDArray[np.float32], site: SiteNode) -> NDArray[np.float32]:
             )
 
 
-def from_rows(rows: NDArray[np.generic], site: SiteNode, *, columns: bool) -> NDArray[np.generic]:
+def from_rows(rows: NDArray[np.int8], site: SiteNode, *, columns: bool) -> NDArray[np.int8]:
     """Undo :func:`as_rows`; ``columns`` asks for ``[K, out]`` whatever the file had."""
     shape = site.site.weight_shape
     match site.site.kind:
@@ -154,13 +155,13 @@ class PartMaker:
         if data is None:
             return None
         return Part(
-            integers=data["integers"],
+            integers=data["integers"].astype(np.int8),
             bits=request.bits,
-            scale=data["scale"],
+            scale=data["scale"].astype(np.float32),
             out_axis=int(data["out_axis"]),
-            bias=data.get("bias"),
+            bias=None if "bias" not in data else data["bias"].astype(np.float32),
             table=data.get("table"),
-            planes=data.get("planes"),
+            planes=None if "planes" not in data else data["planes"].astype(np.uint8),
         )
 
     def _made(self, request: PartRequest) -> Part:
@@ -182,21 +183,19 @@ class PartMaker:
         flat = scale.reshape(-1)
         if request.table == "float" or (not request.per_channel and not request.block):
             flat = flat[0].reshape(())
-        stored = from_rows(
-            integers.astype(np.uint8 if table is not None else np.int8).view(np.int8), site, columns=request.columns
-        )
+        bytes_ = integers.astype(np.uint8).view(np.int8) if table is not None else integers.astype(np.int8)
+        stored = from_rows(bytes_, site, columns=request.columns)
         out_axis = 1 if request.columns else site.out_axis
         planes = None
         if request.bits < 8:
-            ints = stored.view(np.uint8) if table is not None else stored
-            planes = pack_planes(ints, request.bits, signed=table is None)
+            planes = pack_planes(stored if table is None else stored.view(np.uint8), request.bits, signed=table is None)
         part = Part(
             integers=stored, bits=request.bits, scale=np.asarray(flat, np.float32), out_axis=out_axis, bias=bias,
             table=table, planes=planes,
         )  # fmt: skip
         optional = {"bias": part.bias, "table": part.table, "planes": part.planes}
         self._store.keep(
-            "part", request, integers=part.integers, scale=part.scale, out_axis=np.int64(out_axis),
+            "part", request, integers=part.integers, scale=part.scale, out_axis=np.array(out_axis),
             **{k: v for k, v in optional.items() if v is not None},
         )  # fmt: skip
         return part
@@ -211,6 +210,9 @@ def _rounded_rows(
     importance = importance + np.float32(1e-3) * np.maximum(importance.mean(axis=1, keepdims=True), np.float32(1e-12))
     if request.table == "none":
         grid = Grid.of_bits(request.bits)
+        exact = read_scale(weight, grid) if request.per_channel else None
+        if exact is not None:  # trained on this grid: nothing is lost, so nothing is searched or compensated
+            return rounded(weight, exact, grid), exact, None
         scale = search_scale(weight, importance, grid, per_channel=request.per_channel)
         step = np.float32(1.0)
     else:

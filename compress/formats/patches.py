@@ -95,7 +95,8 @@ class Patches:
             torch.from_numpy((corners[a] * self._strides[a])[:, None] + offsets[a].reshape(-1)[None, :])
             for a in range(rank)
         ]
-        patches = x[(slice(None), slice(None), *index)]  # [n, channels, positions, kernel]
+        where: tuple[slice | torch.Tensor, ...] = (slice(None), slice(None), *index)
+        patches = x[where]  # [n, channels, positions, kernel]
         n, channels, positions, taps = patches.shape
         grouped = patches.reshape(n, self._group, channels // self._group, positions, taps)
         return grouped.permute(1, 0, 3, 2, 4).reshape(self._group, n * positions, -1)

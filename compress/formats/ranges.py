@@ -46,7 +46,7 @@ class QuantParams:
         """Return values as integers of this kind."""
         kind = np.dtype(f"{'' if self.signed else 'u'}int{self.bits}")
         steps = np.rint(values / np.float32(self.scale)) + self.zero_point
-        return np.clip(steps, self.lowest, self.highest).astype(kind)
+        return np.asarray(np.clip(steps, self.lowest, self.highest).astype(kind))
 
 
 def _made(low: float, high: float, *, signed: bool, symmetric: bool, bits: int) -> QuantParams:
@@ -68,7 +68,8 @@ def quant_params(
     Args:
         histogram: what calibration saw.
         method: ``minmax`` keeps everything; ``percentile`` cuts 0.001 % ; ``mse`` minimizes the squared error;
-            ``entropy`` minimizes the divergence of the quantized distribution (Migacz 2017, "8-bit inference with TensorRT").
+            ``entropy`` minimizes the divergence of the quantized distribution (Migacz 2017, "8-bit
+            inference with TensorRT").
         signed: signed integers.
         symmetric: zero point in the middle.
         bits: 8 or 16.
@@ -79,10 +80,8 @@ def quant_params(
     if method == "percentile" and counts.sum():
         share = np.cumsum(counts) / counts.sum()
         cut = (100.0 - _PERCENTILE) / 100.0
-        low, high = (
-            float(edges[np.searchsorted(share, cut)]),
-            float(edges[min(np.searchsorted(share, 1 - cut) + 1, len(counts))]),
-        )
+        first, last = int(np.searchsorted(share, cut)), int(np.searchsorted(share, 1 - cut))
+        low, high = float(edges[first]), float(edges[min(last + 1, len(counts))])
     elif method in ("mse", "entropy") and counts.sum() and high > low:
         low, high = _searched(edges, counts, method, signed=signed, symmetric=symmetric, bits=bits)
     return _made(low, high, signed=signed, symmetric=symmetric, bits=bits)

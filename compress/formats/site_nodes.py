@@ -46,7 +46,8 @@ def part_bytes(part: Part) -> int:
 
 
 def _node(graph: PreparedGraph, site: SiteNode) -> NodeProto:
-    return graph.model.graph.node[site.node]
+    node: NodeProto = graph.model.graph.node[site.node]
+    return node
 
 
 def emit_site(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, fmt: Format) -> Emitted:

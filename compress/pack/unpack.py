@@ -27,7 +27,7 @@ def _folded(node: NodeProto, values: list[NDArray[np.generic]]) -> NDArray[np.ge
         case "Gather":
             return np.take(values[0], values[1].astype(np.int64), axis=_attribute(node, "axis", 0))
         case "Mul":
-            return np.asarray(values[0] * values[1])
+            return np.asarray(np.multiply(values[0], values[1]))
         case "Reshape":
             return values[0].reshape([int(v) for v in values[1]])
         case _:
