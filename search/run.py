@@ -117,10 +117,11 @@ _MOST_COPIES = 25
 _BREAKER = 20
 """So many failures of one kind in a row mean: it is not the candidates."""
 
-_BETWEEN_ARMS = 4
+_BETWEEN_ARMS = 3
 """Trials on structures that exist before the next one is trained."""
 
 _FINAL_SHARE = 0.2
+_COSTS_SHARE = 0.25
 
 _LOSS_SCALE = 0.10
 _REFERENCE = 1.1
@@ -281,9 +282,10 @@ class _Run:
     def _site_costs(self, choice: FormatChoice, space: SearchSpace) -> dict[tuple[str, str], tuple[int, float]]:
         if all(len(d.options) == 1 for d in space.decisions):
             return {}
-        left = self.plan.time_s - self._elapsed()
+        limit = max(20.0, _COSTS_SHARE * self.plan.time_s)
+        formats = tuple(sorted({f for d in space.decisions for f in d.options}))
         try:
-            rows = self._timed("sensitivity", lambda: self.executor.site_costs(choice.settings, max(60.0, left)))
+            rows = self._timed("sensitivity", lambda: self.executor.site_costs(choice.settings, formats, limit))
         except CandidateError as error:
             # The search can do without: what is measured corrects any prior.
             self.folder.event("no-sensitivity", error=error.line())

@@ -1,0 +1,172 @@
+"""The main job on a tiny real network: every room, in a minute."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import modeltailor
+from modeltailor.errors import StudyConflict
+from modeltailor.search import RunFolder
+from modeltailor.targets import FakeDevice
+
+
+def device() -> FakeDevice:
+    return FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def run(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> modeltailor.Run:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    job = modeltailor.load_job(trained_digits / "job.yaml", ("search.trials=14",))
+    return modeltailor.tailor(job, out=out, root=trained_digits, cache=out.parent / "cache", device=device())
+
+
+def test_the_run_folder_keeps_its_contract(run: modeltailor.Run) -> None:
+    names = {p.name for p in run.folder.iterdir()}
+    assert names >= {
+        "job.yaml", "study.db", "events.jsonl", "artifacts", "front", "best.onnx", "summary.json", "outcomes.csv",
+        "report.html", "report.md",
+    }  # fmt: skip
+    assert not (run.folder / "work").exists()
+
+
+def test_models_of_the_front_are_what_the_summary_says(run: modeltailor.Run, trained_digits: Path) -> None:
+    sys.path.insert(0, str(trained_digits))
+    from data import load  # type: ignore[import-not-found]
+
+    from modeltailor.workloads import DataSpec, load_splits
+
+    test = load_splits(DataSpec(function="data.py:load"), trained_digits).test
+    assert test.targets is not None
+    assert load is not None
+    summary = json.loads((run.folder / "summary.json").read_text())
+    front = [m for m in summary["models"] if m["on_front"]]
+    assert len(front) >= 3
+    for model in front:
+        path = run.folder / model["file"]
+        assert path.stat().st_size == model["size_bytes"]
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (logits,) = session.run(None, {session.get_inputs()[0].name: test.inputs["x"]})
+        accuracy = float((logits.argmax(1) == test.targets).mean())
+        assert model["accuracy"]["test"] is not None
+        assert accuracy == pytest.approx(model["accuracy"]["test"]["value"], abs=1e-9)
+
+
+def test_all_three_axes_were_tried_and_baselines_came_first(run: modeltailor.Run) -> None:
+    roles = [t.role for t in run.history.trials]
+    assert roles[0] == "fp32"
+    assert roles[1] == "baseline"
+    axes = {m.structure["removed"] != [] and "student" or (m.structure["keep"] and "sparsity") or "formats"
+            for m in (type("S", (), {"structure": t.recipe["structure"]}) for t in run.history.trials)}  # fmt: skip
+    assert axes == {"formats", "sparsity", "student"}
+    assert all(t.is_measured for t in run.history.trials), [t.error for t in run.history.trials if not t.is_measured]
+
+
+def test_quantized_sites_run_on_integer_kernels(run: modeltailor.Run) -> None:
+    sites = [s for t in run.history.trials for s in t.sites if s.format.endswith("a8") and s.kind == "conv"]
+    assert len(sites) > 20
+    assert {s.executed_kernel for s in sites} == {"QLinearConv"}
+
+
+def test_best_is_the_file_and_keeps_the_budget(run: modeltailor.Run) -> None:
+    assert run.best is not None
+    assert modeltailor.load_run(run.folder).summary.best == run.summary.best
+    from modeltailor.durable import sha256_file
+
+    assert run.best_path is not None
+    assert sha256_file(run.best_path) == run.best.sha256
+    assert run.best.meets_budget
+    assert len(run.front) == sum(m.on_front for m in run.summary.models)
+
+
+def test_a_second_start_needs_resume_and_another_job_is_refused(run: modeltailor.Run, trained_digits: Path) -> None:
+    job = modeltailor.load_job(trained_digits / "job.yaml")
+    with pytest.raises(StudyConflict, match="--resume"):
+        modeltailor.tailor(job, out=run.folder, root=trained_digits, device=device())
+    other = modeltailor.load_job(trained_digits / "job.yaml", ("budget.max_drop=2",))
+    with pytest.raises(StudyConflict, match="another job"):
+        modeltailor.tailor(other, out=run.folder, root=trained_digits, resume=True, device=device())
+
+
+def test_the_same_seed_names_the_same_recipes(run: modeltailor.Run, trained_digits: Path, tmp_path: Path) -> None:
+    job = modeltailor.load_job(trained_digits / "job.yaml", ("search.trials=14",))
+    again = modeltailor.tailor(
+        job, out=tmp_path / "again", root=trained_digits, cache=run.folder.parent / "cache", device=device()
+    )
+    first, second = ([(t.key, t.sha256) for t in r.history.trials] for r in (run, again))
+    assert first == second
+
+
+def test_an_onnx_file_alone_is_searched_along_formats_and_says_so(run: modeltailor.Run, trained_digits: Path, tmp_path: Path) -> None:
+    import shutil
+
+    fp32 = next(t for t in run.history.trials if t.role == "fp32")
+    for name in ("data.py",):
+        shutil.copy(trained_digits / name, tmp_path)
+    shutil.copy(RunFolder(run.folder).artifact(fp32.sha256), tmp_path / "net.onnx")
+    job = modeltailor.parse_job(
+        {"model": "net.onnx", "data": "data.py:load", "budget": {"max_drop": 3.0}, "search": {"trials": 8, "time": "100s"}}
+    )
+    found = modeltailor.tailor(job, out=tmp_path / "run", root=tmp_path, device=device())
+    assert found.best is not None
+    assert any("needs a PyTorch model" in n for n in found.history.run.notes)
+    assert not any(t.recipe["structure"]["removed"] for t in found.history.trials)  # type: ignore[index, call-overload]
+
+
+SEARCH = """
+import sys
+from pathlib import Path
+import modeltailor
+from modeltailor.targets import FakeDevice
+root, out = Path(sys.argv[1]), Path(sys.argv[2])
+job = modeltailor.load_job(root / "job.yaml", ("search.trials=12", "search.axes=[formats]"))
+device = FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, seed=0)
+run = modeltailor.tailor(job, out=out, root=root, resume=True, device=device, cache=out.parent / "cache")
+"""
+
+
+def test_a_run_killed_three_times_keeps_every_reported_trial(trained_digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    reported: dict[int, str] = {}
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", SEARCH, str(trained_digits), str(out)], stderr=subprocess.PIPE)
+
+    def note() -> None:
+        events = out / "events.jsonl"
+        for line in events.read_text().splitlines() if events.exists() else []:
+            event = json.loads(line)
+            if event["event"] == "trial":
+                assert reported.setdefault(event["number"], event["key"]) == event["key"]
+
+    rng = np.random.default_rng(0)
+    for wanted in (1, 3, 6):
+        process = start()
+        deadline = time.monotonic() + 120
+        while len(reported) < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            note()
+        time.sleep(float(rng.uniform(0, 0.8)))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+        note()
+    process = start()
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors.decode()
+    history = RunFolder(out).read()
+    kept = {t.number: t.key for t in history.trials}
+    assert reported.items() <= kept.items()
+    assert len(set(kept.values())) == len(kept) == 12
+    assert RunFolder(out).lost_artifacts(history.trials) == []
