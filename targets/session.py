@@ -76,6 +76,9 @@ class NodeTime:
         provider: execution provider that ran it.
         ms: mean milliseconds of a call.
         calls: number of timed calls.
+        input_types: element types of the inputs as the runtime names them (``float``, ``uint8`` ...).
+        input_shapes: their shapes.
+        output_types: element types of the outputs.
     """
 
     name: str
@@ -84,6 +87,9 @@ class NodeTime:
     provider: str
     ms: float
     calls: int
+    input_types: tuple[str, ...] = ()
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    output_types: tuple[str, ...] = ()
 
 
 def runtime_name() -> str:
@@ -307,6 +313,7 @@ def _node_times(
     events: list[dict[str, object]], n_dropped: int, domains: dict[tuple[str, str], str]
 ) -> tuple[NodeTime, ...]:
     times: dict[tuple[str, ...], list[float]] = {}
+    tensors: dict[tuple[str, ...], tuple[object, object]] = {}
     for event in events:
         name, arguments = str(event.get("name", "")), event.get("args")
         if event.get("cat") != "Node" or not name.endswith("_kernel_time") or not isinstance(arguments, dict):
@@ -316,6 +323,7 @@ def _node_times(
             *(str(arguments.get(k, "")) for k in ("op_name", "provider", "node_index")),
         )
         times.setdefault(key, []).append(float(str(event["dur"])) / 1000.0)
+        tensors[key] = arguments.get("input_type_shape"), arguments.get("output_type_shape")
     return tuple(
         NodeTime(
             name=name,
@@ -324,7 +332,19 @@ def _node_times(
             provider=provider,
             ms=fmean(kept),
             calls=len(kept),
+            input_types=_element_types(tensors[key][0]),
+            input_shapes=_shapes(tensors[key][0]),
+            output_types=_element_types(tensors[key][1]),
         )
-        for (name, op_type, provider, _), values in times.items()
+        for key, values in times.items()
+        for name, op_type, provider in (key[:3],)
         if (kept := values[n_dropped:] or values)
     )
+
+
+def _element_types(entries: object) -> tuple[str, ...]:
+    return tuple(t for e in entries for t in e) if isinstance(entries, list) else ()
+
+
+def _shapes(entries: object) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(s) for e in entries for s in e.values()) if isinstance(entries, list) else ()
