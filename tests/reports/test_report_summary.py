@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeltailor.reports import RunSummary, budget_of, pick, summarize, summary_json
+from modeltailor.reports.importance import epsilon_squared
+from modeltailor.reports.schema import schema_text
+from modeltailor.reports.summarize import figures_of_model, limit_checks
+from modeltailor.reports.synthetic import synthetic_history
+from modeltailor.search.front import figures_of, pareto_front, violations
+from modeltailor.search.records import RunHistory
+from modeltailor.targets import Budget
+
+limits = st.one_of(st.none(), st.floats(0.02, 2.0))
+
+
+@st.composite
+def budgets(draw: st.DrawFn) -> Budget:
+    size, memory = draw(limits), draw(limits)
+    return Budget(
+        latency_ms=draw(limits),
+        size_bytes=None if size is None else int(200_000 * size),
+        memory_bytes=None if memory is None else int(9_000_000 * (0.9 + 0.2 * memory)),
+        max_drop=draw(st.one_of(st.none(), st.floats(0.0, 8.0))),
+        min_accuracy=draw(st.one_of(st.none(), st.floats(0.8, 0.9))),
+    )
+
+
+def test_final_figures_stand_in_for_those_of_the_search(history: RunHistory, summary: RunSummary) -> None:
+    finals = {f.key: f for f in history.finals}
+    assert len(finals) > 10
+    for model in summary.models:
+        final = finals.get(model.key)
+        assert model.finalist == (final is not None)
+        if final:
+            assert model.latency_ms == final.latency_ms
+            assert model.speedup == final.speedup
+            assert model.accuracy.test == final.test_accuracy
+
+
+def test_the_front_is_that_of_the_finalists(history: RunHistory, summary: RunSummary) -> None:
+    finals = {f.key: f for f in history.finals}
+    first = {t.key: t for t in reversed(history.trials) if t.is_measured}  # a recipe may come up twice
+    figures = [f for k, t in first.items() if k in finals and (f := figures_of(t, finals[k]))]
+    assert summary.front == tuple(f.key for f in pareto_front(figures))
+
+
+def test_the_best_model_is_what_pick_says_under_the_same_budget(history: RunHistory, summary: RunSummary) -> None:
+    found = pick(summary, budget_of(history.run))
+    assert found is not None
+    assert found.key == summary.best == summary.verdict.key
+    assert found.meets_budget
+    assert all(c.met and c.margin is not None and c.margin >= 0 for c in found.limits)
+
+
+def test_another_budget_changes_the_pick_and_the_verdict(history: RunHistory, summary: RunSummary) -> None:
+    tight = Budget(max_drop=5.0, size_bytes=60_000)
+    found = pick(summary, tight)
+    assert found is not None
+    assert found.key != summary.best
+    assert found.size_bytes <= 60_000
+    other = summarize(history, tight)
+    assert other.best == found.key
+    assert other.file == found.file  # best.onnx is the file of the run's own budget
+
+
+@given(budget=budgets())
+@settings(max_examples=150, deadline=None)
+def test_limit_checks_say_what_the_rule_of_the_search_says(summary: RunSummary, budget: Budget) -> None:
+    for model in summary.models:
+        figures = figures_of_model(model)
+        checks = limit_checks(figures, budget, minimize=False)
+        assert {c.limit for c in checks if not c.met} == {v.limit for v in violations(figures, budget)}
+        assert len(checks) == sum(getattr(budget, n) is not None for n in Budget.__dataclass_fields__)
+        for check in checks:
+            assert check.margin is not None
+            assert check.met == (check.margin >= -1e-9)
+
+
+def test_no_model_keeps_every_limit_and_the_binding_one_is_named() -> None:
+    budget = {"max_drop": 0.2, "latency_ms": 0.2, "size_bytes": 60000, "memory_bytes": None, "min_accuracy": None}
+    found = summarize(synthetic_history(budget=budget))
+    assert found.best == ""
+    assert found.verdict.status == "unmet"
+    binding = found.verdict.binding
+    assert binding is not None
+    assert not binding.met
+    nearest = found.model_of(found.verdict.key)
+    assert nearest is not None
+    assert binding in nearest.limits
+    assert nearest.name in found.verdict.headline
+    assert found.verdict.headline.startswith("No model keeps every limit")
+
+
+def test_gain_is_stated_over_the_best_uniform_setting(summary: RunSummary) -> None:
+    best, uniform = summary.model_of(summary.best), summary.model_of(summary.best_uniform)
+    assert best is not None
+    assert uniform is not None
+    assert uniform.role == "baseline"
+    over = best.over_uniform
+    assert over is not None
+    assert over.speedup.value == pytest.approx(best.speedup.value / uniform.speedup.value)
+    assert over.speedup.low < over.speedup.value < over.speedup.high
+    assert over.size_ratio == best.size_bytes / uniform.size_bytes
+    assert uniform.name in summary.verdict.text
+
+
+def test_ties_go_both_ways_and_only_within_the_front(summary: RunSummary) -> None:
+    front = {k: summary.model_of(k) for k in summary.front}
+    tied = 0
+    for key, model in front.items():
+        assert model is not None
+        for other in model.ties:
+            twin = front[other]
+            assert twin is not None
+            assert key in twin.ties
+            assert model.speedup.low <= twin.speedup.high
+            tied += 1
+    assert tied > 0
+
+
+def test_a_run_that_has_only_begun_is_summarized() -> None:
+    none = summarize(synthetic_history(0, finished=False))
+    assert none.verdict.status == "empty"
+    assert none.models == ()
+    some = summarize(synthetic_history(3, finished=False))
+    assert some.verdict.status == "met"
+    assert "not been measured again" in some.verdict.text
+    assert some.model_of(some.best) is not None
+
+
+def test_failed_trials_are_counted_by_reason(history: RunHistory, summary: RunSummary) -> None:
+    failed = [t for t in history.trials if not t.is_measured]
+    assert summary.search.n_failed == len(failed) == sum(f.count for f in summary.search.failures)
+    assert summary.search.n_measured + summary.search.n_failed == len(history.trials)
+    assert {n for f in summary.search.failures for n in f.trials} == {t.number for t in failed}
+
+
+def test_summary_survives_json(summary: RunSummary) -> None:
+    assert RunSummary.model_validate_json(summary_json(summary)) == summary
+
+
+def test_published_schema_is_current() -> None:
+    stored = files("modeltailor.reports").joinpath("summary.schema.json").read_text()
+    assert stored == schema_text(), "run: python -m modeltailor.reports.schema > reports/summary.schema.json"
+    required = json.loads(stored)["$defs"]["ModelSummary"]["required"]
+    promised = {"key", "file", "sha256", "size_bytes", "latency_ms", "speedup", "accuracy", "peak_memory_bytes",
+                "meets_budget", "recipe"}  # fmt: skip
+    assert promised <= set(required)
+
+
+def test_epsilon_squared_of_known_groups() -> None:
+    assert epsilon_squared([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]) == pytest.approx(1.0)
+    assert epsilon_squared([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]) == 0.0
+    assert epsilon_squared([[1.0], [2.0]]) == 0.0  # as many groups as values tell nothing
+    # by hand: SSw = 4, SSt = 5.5, n = 6, k = 2, so 1 - (4/4)/(5.5/5)
+    assert epsilon_squared([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]) == pytest.approx(1 - 1.0 / 1.1)

@@ -1,0 +1,184 @@
+"""Markdown, CSV, terminal, card and picture say what the summary says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from modeltailor.reports import (
+    RunSummary,
+    front_frame,
+    outcomes_csv,
+    read_summary,
+    render_markdown,
+    render_model_card,
+    render_svg,
+    render_terminal,
+    summarize,
+    write_reports,
+)
+from modeltailor.reports.figure import ticks
+from modeltailor.reports.naming import audit_sentence, kernel_family
+from modeltailor.reports.synthetic import synthetic_history
+from modeltailor.reports.wording import bytes_text, metric_text, ms_text, points, ratio
+from modeltailor.search.records import RunHistory, SiteRecord
+
+
+def _cells(line: str) -> list[str]:
+    return [c.strip() for c in line.strip().strip("|").split("|")]
+
+
+def test_markdown_table_holds_the_front_figure_by_figure(summary: RunSummary) -> None:
+    text = render_markdown(summary)
+    rows = [_cells(ln) for ln in text.split("## The front")[1].split("##")[0].splitlines() if ln.startswith("|")][2:]
+    assert len(rows) == len(summary.front)
+    for key, row in zip(summary.front, rows, strict=True):
+        m = summary.model_of(key)
+        assert m is not None
+        assert row[0] == ("**→**" if key == summary.best else "")
+        assert row[2] == f"{ratio(m.speedup.value)} [{ratio(m.speedup.low)}, {ratio(m.speedup.high)}]"
+        assert row[3] == ms_text(m.latency_ms.value)
+        assert row[4] == bytes_text(m.size_bytes)
+        assert row[5].startswith(metric_text(m.accuracy.search.value))
+        assert row[7] == ("yes" if m.meets_budget else "no")
+    assert summary.verdict.headline in text
+    assert len(text) < 10_000
+
+
+def test_terminal_shows_the_same_figures_without_colour_codes(summary: RunSummary) -> None:
+    text = render_terminal(summary)
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    for key in summary.front:
+        m = summary.model_of(key)
+        assert m is not None
+        wanted = (f"{ratio(m.speedup.value)} ±", ms_text(m.latency_ms.value), bytes_text(m.size_bytes),
+                  points(100 * m.accuracy.search.difference))  # fmt: skip
+        assert any(all(w in line for w in wanted) for line in lines), m.name
+    marked = [line for line in lines if line.startswith(">")]
+    best = summary.model_of(summary.best)
+    assert best is not None
+    assert len(marked) == 1
+    assert best.name in marked[0]
+    assert all(len(line) <= 120 for line in lines)
+
+
+def test_csv_gives_every_trial_at_full_precision(summary: RunSummary) -> None:
+    rows = list(csv.DictReader(io.StringIO(outcomes_csv(summary))))
+    assert len(rows) == len(summary.trials)
+    for row, t in zip(rows, summary.trials, strict=True):
+        assert int(row["trial"]) == t.number
+        assert row["outcome"] == t.outcome
+        if t.latency_ms and t.accuracy:
+            assert float(row["latency_ms"]) == t.latency_ms.value
+            assert float(row["difference_low"]) == t.accuracy.difference_low
+            assert int(row["size_bytes"]) == t.size_bytes
+            assert row["evidence"] == t.latency_ms.evidence
+        else:
+            assert row["latency_ms"] == row["accuracy"] == ""
+
+
+def test_csv_holds_no_formula_and_no_broken_row() -> None:
+    history = synthetic_history(8, finished=False)
+    trials = tuple(t.model_copy(update={"label": '=HYPERLINK("http://x"),\n"'}) for t in history.trials)
+    text = outcomes_csv(summarize(RunHistory(run=history.run, trials=trials)))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 8
+    assert all(r["name"].startswith("'=") and "\n" not in r["name"] for r in rows)
+
+
+def test_front_frame_marks_the_best(summary: RunSummary) -> None:
+    frame = front_frame(summary)
+    assert tuple(frame.index) == summary.front
+    assert list(frame.index[frame["best"]]) == [summary.best]
+    assert frame["speedup"].is_monotonic_decreasing
+    assert front_frame(summarize(synthetic_history(0, finished=False))).empty
+
+
+def test_card_tells_the_facts_of_the_recommended_file(summary: RunSummary) -> None:
+    best = summary.model_of(summary.best)
+    assert best is not None
+    text = render_model_card(summary)
+    for fact in (best.sha256, str(best.size_bytes), ms_text(best.latency_ms.value), best.audit, "best.onnx"):
+        assert fact in text
+    none = summarize(synthetic_history(budget={"max_drop": 0.0, "latency_ms": 0.01}))
+    assert "There is no `best.onnx`" in render_model_card(none)
+
+
+def test_hostile_names_do_nothing_in_markdown() -> None:
+    evil = "|</td><script>alert(1)</script>`[x](javascript:alert(1))\n# big\u202e"
+    history = synthetic_history(12, title=evil)
+    trials = tuple(t.model_copy(update={"label": evil}) for t in history.trials)
+    found = summarize(RunHistory(run=history.run, trials=trials, finals=history.finals))
+    for text in (render_markdown(found), render_model_card(found)):
+        assert "<script" not in text.replace("\\<script", "")
+        assert not re.search(r"(?<!\\)\[x(?<!\\)\]\(javascript", text)
+        assert "\u202e" not in text
+        assert "\n# big" not in text
+    rows = [ln for ln in render_markdown(found).splitlines() if ln.startswith("| ") and "alert" in ln]
+    assert rows
+    assert all(len(re.findall(r"(?<!\\)\|", r)) == 9 for r in rows)
+
+
+def test_picture_is_valid_and_shows_each_model(summary: RunSummary) -> None:
+    root = ET.fromstring(render_svg(summary))
+    space = "{http://www.w3.org/2000/svg}"
+    marks = [
+        e for tag in ("circle", "path") for e in root.iter(f"{space}{tag}") if e.get("stroke-width") in ("1.5", "2")
+    ]
+    assert len(marks) == len(summary.models)
+    words = " ".join(e.text or "" for e in root.iter(f"{space}text"))
+    assert "int8 static" in words
+    ET.fromstring(render_svg(summarize(synthetic_history(0, finished=False))))
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0.0, 1.0, 5) == pytest.approx((0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    assert ticks(0.31, 0.88, 5) == pytest.approx((0.4, 0.6, 0.8))
+    assert ticks(2.0, 2.0) == (2.0,)
+
+
+def test_everything_is_written_whole_and_read_back(history: RunHistory, tmp_path: Path) -> None:
+    (tmp_path / "front").mkdir()
+    (tmp_path / "artifacts").mkdir()
+    best = summarize(history).best
+    trial = next(t for t in history.trials if t.key == best)
+    (tmp_path / "front" / f"03-{best[:8]}.onnx").write_bytes(b"x")
+    other = next(t for t in history.trials if t.is_measured and t.key != best)
+    (tmp_path / "artifacts" / f"{other.sha256[:16]}.onnx").write_bytes(b"y")
+    found = write_reports(tmp_path, history)
+    names = {"summary.json", "outcomes.csv", "report.html", "report.md", "MODEL_CARD.md", "front.svg"}
+    assert {p.name for p in tmp_path.iterdir()} == names | {"front", "artifacts"}
+    assert read_summary(tmp_path / "summary.json") == found
+    model = found.model_of(best)
+    assert model is not None
+    assert model.file == f"front/03-{best[:8]}.onnx"
+    assert found.file == "best.onnx"
+    assert trial.sha256 == model.sha256
+    first = found.model_of(other.key)
+    if first is not None:
+        assert first.file == f"artifacts/{other.sha256[:16]}.onnx"
+    before = (tmp_path / "report.html").read_bytes()
+    write_reports(tmp_path, history)
+    assert (tmp_path / "report.html").read_bytes() == before  # same records, same bytes
+
+
+def _site(kernel: str, bits: int) -> SiteRecord:
+    return SiteRecord(
+        site=f"s{kernel}{bits}", kind="conv", format="w8a8", storage_bits=bits, stored_bytes=1, weight_elements=1,
+        executed_kernel=kernel,
+    )  # fmt: skip
+
+
+def test_audit_separates_what_is_stored_from_what_is_executed() -> None:
+    text = audit_sentence([_site("QLinearConv", 8), _site("QLinearConv", 4), _site("Conv", 4), _site("MatMulNBits", 4)])
+    assert "2 of 4 layers run on 8-bit integer kernels, 1 of them stored in fewer than 8 bits" in text
+    assert "1 of 4 layers computes in float (1 of them only stored smaller, not executed faster)" in text
+    assert "1 of 4 layers runs on the block-wise MatMulNBits kernel" in text
+    assert kernel_family("com.microsoft.QGemm") == "integer"
+    assert kernel_family("FusedConv") == "float"
