@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from published.rows import Effort, cells_rows, subnets_rows
-from published.score import Score, averaged
+from published.known import hub_rows, ncnn_rows, ratio_rows
+from published.rows import cells_rows, subnets_rows
+from published.score import Effort, Score, averaged
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,8 +51,20 @@ ROWS = {
         goals={"spearman": 0.972, "within10": 0.85},
     ),
     "subnets": Row(title="Once-for-all variants, no other device", run=subnets_rows, goals={"within10": 0.88}),
+    "hub": Row(
+        title="AI Hub, known models on a left-out device",
+        run=hub_rows,
+        goals={"within10": 0.55, "within20": 0.78},
+        middle=np.nanmedian,
+    ),
+    "ncnn": Row(
+        title="ncnn CPUs, known models on a left-out chip", run=ncnn_rows, goals={"within10": 0.65, "within20": 0.87}
+    ),
+    "ratio": Row(
+        title="float to int8 on a left-out device", run=ratio_rows, goals={"within10": 0.60, "within20": 0.85}
+    ),
 }
-EFFORTS = {True: Effort(seeds=2, targets=1500), False: Effort(seeds=5, targets=5000)}
+EFFORTS = {True: Effort(seeds=2, targets=1500, inner=8), False: Effort(seeds=5, targets=5000, inner=60)}
 
 
 def _goal_lines(name: str, row: Row, scores: list[Score]) -> list[dict[str, object]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from modeltailor.estimators.predict import (
     LatencyField,
     Mixed,
@@ -19,27 +20,10 @@ from modeltailor.estimators.predict import (
     smoothed,
     widened,
 )
-from numpy.typing import NDArray
-
 from published import cells, subnets
-from published.score import Score, flops_line, score
+from published.score import Effort, Score, flops_line, score
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How much of the protocol is run.
-
-    Attributes:
-        seeds: repetitions with other candidates and targets, where items are sampled.
-        targets: items predicted on each device, where there are thousands.
-        k: measurements on the left-out device.
-    """
-
-    seeds: int
-    targets: int
-    k: int = 10
 
 
 def cells_rows(folder: Path, effort: Effort) -> Iterator[Score]:

@@ -6,11 +6,29 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from modeltailor.estimators.predict import Band
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from modeltailor.estimators.predict import Band
+
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much of the protocol is run.
+
+    Attributes:
+        seeds: repetitions with other candidates and targets, where items are sampled.
+        targets: items predicted on each device, where there are thousands.
+        inner: groups held out of the rest to widen bands, at most.
+        k: measurements on the left-out device.
+    """
+
+    seeds: int
+    targets: int
+    inner: int
+    k: int = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
