@@ -30,6 +30,7 @@ __all__ = [
     "budget_verdict",
     "certify",
     "compare",
+    "compare_all",
     "merge",
     "ratio",
     "screen",
@@ -209,8 +210,7 @@ def _measurements(
 ) -> tuple[Measurement, ...]:
     made = []
     baseline_ms = absolute(timings, 0, evidence=evidence)
-    for i in range(1, len(artifacts)):
-        facts = timings.facts[i]
+    for i, (path, facts) in enumerate(zip(artifacts, timings.facts, strict=True)):
         speedup, latency = ratio(timings, i, evidence=evidence), absolute(timings, i, evidence=evidence)
         verdict: Verdict = "certified"
         if half_width is not None and (speedup.half_width > half_width or len(timings.pairs) < min_pairs):
@@ -219,7 +219,7 @@ def _measurements(
             verdict = "UNDECIDED"
         made.append(
             Measurement(
-                path=artifacts[i],
+                path=path,
                 latency_ms=latency,
                 speedup=speedup,
                 baseline_ms=baseline_ms,
@@ -297,6 +297,34 @@ def compare(
         CandidateError: an artifact crashed, hung or ran out of memory; ``where`` names its file.
         DeviceError: the device failed.
     """
+    return compare_all(
+        device,
+        artifacts,
+        inputs,
+        half_width=half_width,
+        min_pairs=min_pairs,
+        max_pairs=max_pairs,
+        limit_ms=limit_ms,
+        memory=memory,
+        seconds=seconds,
+        plan=plan,
+    )[1:]
+
+
+def compare_all(
+    device: Device,
+    artifacts: Sequence[Path],
+    inputs: Inputs,
+    *,
+    half_width: float = 0.02,
+    min_pairs: int = _LEAST_PAIRS,
+    max_pairs: int = 24,
+    limit_ms: float | None = None,
+    memory: bool = False,
+    seconds: float = math.inf,
+    plan: TimingPlan | None = None,
+) -> tuple[Measurement, ...]:
+    """Do what :func:`compare` does, and return the baseline's own measurement too, first."""
     if len(artifacts) < 2:
         raise ValueError("a baseline and at least one candidate are needed")
     started = time.monotonic()
@@ -312,7 +340,7 @@ def compare(
         timings = more if timings is None else merge(timings, more)
         measured = _measurements(timings, artifacts, evidence, half_width, limit_ms, min_pairs)
         n_pairs, now = len(timings.pairs), time.monotonic()
-        settled = n_pairs >= min_pairs and all(m.verdict == "certified" for m in measured)
+        settled = n_pairs >= min_pairs and all(m.verdict == "certified" for m in measured[1:])
         if settled or n_pairs >= max_pairs or now - started + (now - step_started) >= seconds:
             return measured
 

@@ -1,0 +1,197 @@
+"""Any ONNX files beside each other, by the protocol of ``docs/measuring.md``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modeltailor.durable import sha256_file
+from modeltailor.errors import CandidateError, ConfigError, ModelError
+from modeltailor.estimators.latency import Measurement, compare_all
+from modeltailor.targets import Child, Device, DeviceFacts, Inputs, TimingPlan
+
+if TYPE_CHECKING:
+    from modeltailor.targets.session import TensorSpec
+
+__all__ = ["Bench", "BenchRow", "compare_files", "example_inputs"]
+
+_CHECK_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRow:
+    """One file of a comparison.
+
+    Attributes:
+        path: the file.
+        sha256: of its content.
+        size_bytes: of the file, without external data.
+        measured: latency, ratio to the first file, load time, memory.
+        per_second: samples a second, one inference after another.
+    """
+
+    path: Path
+    sha256: str
+    size_bytes: int
+    measured: Measurement
+    per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """Files measured beside each other; the first is the baseline.
+
+    Attributes:
+        facts: device and runtime.
+        shapes: shape by input name.
+        rows: one a file, in the order given; the first has a speedup of exactly 1.
+        conditions: what the machine showed meanwhile.
+    """
+
+    facts: DeviceFacts
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    rows: tuple[BenchRow, ...]
+    conditions: tuple[tuple[str, float], ...]
+
+
+def _specs(path: Path) -> tuple[TensorSpec, ...]:
+    if not path.is_file():
+        raise ModelError("MODEL-02", path, "no such file", "check the path")
+    with Child(name="check") as child:
+        try:
+            found = child.call("modeltailor.targets.session:input_specs", timeout_s=_CHECK_S, model=path)
+        except CandidateError as error:  # it came from outside, so this is no candidate of ours
+            raise ModelError("MODEL-11", path.name, f"{error.what} ({error.code})", "it is unsafe to use") from error
+    return cast("tuple[TensorSpec, ...]", found)
+
+
+def _shape(spec: TensorSpec, given: Mapping[str, Sequence[int]], batch: int) -> tuple[int, ...]:
+    if spec.name in given:
+        shape = tuple(int(d) for d in given[spec.name])
+        fits = len(shape) == len(spec.shape) and all(
+            s == d or not isinstance(d, int) for s, d in zip(shape, spec.shape, strict=True)
+        )
+        if not fits or any(d < 1 for d in shape):
+            raise ConfigError(
+                "CFG-15", f"shapes.{spec.name}", f"must fit {list(spec.shape)}; got {list(shape)}", "mend it"
+            )
+        return shape
+    free = [d for d in spec.shape[1:] if not isinstance(d, int) or d < 1]
+    if free:
+        raise ConfigError(
+            "CFG-15", f"input {spec.name!r}", f"has free dims {list(spec.shape)}", f"set shapes.{spec.name}"
+        )
+    first = spec.shape[:1]
+    return (*(d if isinstance(d, int) and d > 0 else batch for d in first), *(cast("tuple[int, ...]", spec.shape[1:])))
+
+
+def _values(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.generic]:
+    try:
+        dtype = np.dtype(spec.dtype)
+    except TypeError as error:
+        raise ModelError("MODEL-12", f"input {spec.name!r}", f"holds {spec.dtype}, which is no array", "") from error
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    # Zeros and ones are valid as indices, masks, and flags of any model.
+    return np.ones(shape, dtype) if "mask" in spec.name else rng.integers(0, 2, shape).astype(dtype)
+
+
+def example_inputs(
+    model: Path, *, shapes: Mapping[str, Sequence[int]] | None = None, batch: int = 1, seed: int = 0
+) -> dict[str, NDArray[np.generic]]:
+    """Make inputs for a model: normal numbers for floats, zeros and ones for integers.
+
+    Args:
+        model: any ONNX file.
+        shapes: shape by input name, where the file leaves more than the batch size free.
+        batch: first dimension, where the file leaves it free.
+        seed: of the values.
+
+    Raises:
+        ModelError: the file is missing, or the runtime refuses it.
+        ConfigError: a dimension is free and not given, or a given shape does not fit.
+    """
+    given = shapes or {}
+    specs = _specs(model)
+    unknown = sorted(set(given) - {s.name for s in specs})
+    if unknown:
+        known = ", ".join(s.name for s in specs)
+        raise ConfigError("CFG-15", f"shapes.{unknown[0]}", f"the model has no such input; it has {known}", "rename it")
+    rng = np.random.default_rng(seed)
+    return {s.name: _values(s, _shape(s, given, batch), rng) for s in specs}
+
+
+def compare_files(
+    device: Device,
+    files: Sequence[Path],
+    *,
+    inputs: Inputs | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int = 1,
+    half_width: float = 0.02,
+    max_pairs: int = 24,
+    seconds: float = math.inf,
+    memory: bool = True,
+    plan: TimingPlan | None = None,
+) -> Bench:
+    """Measure ONNX files beside each other.
+
+    Args:
+        device: where.
+        files: the baseline first; all take the same inputs.
+        inputs: arrays by input name; made up if ``None``.
+        shapes: shapes of made-up inputs; see :func:`example_inputs`.
+        batch: batch size of made-up inputs, where the file leaves it free.
+        half_width: half of the interval of each ratio that is asked for, as a share.
+        max_pairs: most process pairs.
+        seconds: wall clock; the verdict says if it was too short.
+        memory: also measure the peak memory.
+        plan: blocks and quads of a pair.
+
+    Raises:
+        ModelError: a file is missing or refused.
+        ConfigError: fewer than two files, or shapes that do not fit.
+        CandidateError: a file crashes, hangs or runs out of memory while it is measured.
+        DeviceError: the device failed.
+    """
+    if len(files) < 2:
+        raise ConfigError(
+            "CFG-08", "files", f"at least two are needed; got {len(files)}", "name a baseline and another"
+        )
+    given = dict(inputs) if inputs is not None else example_inputs(files[0], shapes=shapes, batch=batch)
+    for file in files:
+        takes = {s.name: s for s in _specs(file)}
+        missing = sorted(set(takes) - set(given))
+        if missing:
+            raise ModelError(
+                "MODEL-11",
+                file.name,
+                f"takes input {missing[0]!r}; there is {', '.join(given)}",
+                "use files with equal inputs",
+            )
+    measured = compare_all(
+        device, files, given, half_width=half_width, max_pairs=max_pairs, memory=memory, seconds=seconds, plan=plan
+    )
+    n_samples = max((v.shape[0] for v in given.values() if v.ndim), default=1)
+    rows = tuple(
+        BenchRow(
+            path=path,
+            sha256=sha256_file(path),
+            size_bytes=path.stat().st_size,
+            measured=m,
+            per_second=1000.0 * n_samples / m.latency_ms.value,
+        )
+        for path, m in zip(files, measured, strict=True)
+    )
+    return Bench(
+        facts=device.describe(),
+        shapes=tuple((k, tuple(v.shape)) for k, v in given.items()),
+        rows=rows,
+        conditions=measured[-1].conditions,
+    )

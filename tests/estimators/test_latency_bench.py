@@ -1,0 +1,101 @@
+"""Two files beside each other: inputs are made to fit, refusals name the input, rows hold what was measured."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from modeltailor.errors import ConfigError, ModelError
+from modeltailor.estimators.bench import compare_files, example_inputs
+from modeltailor.targets import FakeDevice, LocalDevice, TimingPlan, _probe_models, load_profile
+
+
+def add_net(dims, mask_dims, path):
+    """``x`` (float) and ``some_mask`` (int64) of the given dims."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["some_mask"], ["m"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "m"], ["y"]),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, dims),
+            helper.make_tensor_value_info("some_mask", TensorProto.INT64, mask_dims),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_inputs_fit_the_model(tmp_path):
+    path = add_net(["n", 3], ["n", 3], tmp_path / "m.onnx")
+    made = example_inputs(path, batch=4)
+    assert {k: (v.shape, v.dtype.name) for k, v in made.items()} == {
+        "x": ((4, 3), "float32"),
+        "some_mask": ((4, 3), "int64"),
+    }
+    assert np.all(made["some_mask"] == 1)
+    np.testing.assert_array_equal(made["x"], example_inputs(path, batch=4)["x"])
+
+
+def test_free_dimensions_are_asked_for_by_name(tmp_path):
+    path = add_net(["n", "length"], ["n", "length"], tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match=r"'x'.*free dims.*length.*Set shapes\.x"):
+        example_inputs(path)
+    made = example_inputs(path, shapes={"x": (2, 7), "some_mask": (2, 7)})
+    assert made["x"].shape == (2, 7)
+    with pytest.raises(ConfigError, match=r"shapes\.z"):
+        example_inputs(path, shapes={"z": (1,)})
+    fixed = add_net([2, 3], [2, 3], tmp_path / "f.onnx")
+    with pytest.raises(ConfigError, match=r"shapes\.x.*must fit \[2, 3\]; got \[2, 4\]"):
+        example_inputs(fixed, shapes={"x": (2, 4)})
+
+
+def test_rows_hold_what_was_measured_and_what_was_read(tmp_path):
+    paths = [add_net(["n", 3], ["n", 3], tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    device = FakeDevice({"a.onnx": 2.0, "b.onnx": 0.5}, peak_bytes=lambda p: 5, evidence="measured-on-device")
+    bench = compare_files(device, paths, batch=8)
+    first, second = bench.rows
+    assert (first.measured.speedup.value, second.measured.speedup.value) == (1.0, pytest.approx(4.0))
+    assert first.measured.latency_ms.value == pytest.approx(2.0)
+    assert second.per_second == pytest.approx(16_000)
+    assert second.measured.peak_memory_bytes == first.measured.peak_memory_bytes == 5
+    assert first.sha256 == hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    assert first.size_bytes == paths[0].stat().st_size
+    assert bench.shapes == (("x", (8, 3)), ("some_mask", (8, 3)))
+
+
+def test_refusals_name_the_file(tmp_path):
+    path = add_net(["n", 3], ["n", 3], tmp_path / "a.onnx")
+    other = tmp_path / "conv.onnx"
+    onnx.save(
+        _probe_models.quantized_matmul_net(rows=2, width=4, activation="u8", weight="s8", per_channel=False), other
+    )
+    renamed = onnx.load(other)
+    renamed.graph.input[0].name = renamed.graph.node[0].input[0] = "z"
+    onnx.save(renamed, other)
+    device = FakeDevice(lambda _: 1.0)
+    with pytest.raises(ModelError, match=r"conv\.onnx.*takes input 'z'"):
+        compare_files(device, [path, other])
+    with pytest.raises(ModelError, match="no such file"):
+        compare_files(device, [path, tmp_path / "absent.onnx"])
+    with pytest.raises(ConfigError, match="at least two"):
+        compare_files(device, [path])
+    (tmp_path / "bad.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        compare_files(device, [path, tmp_path / "bad.onnx"])
+
+
+def test_on_this_machine_the_larger_model_is_slower(tmp_path):
+    paths = []
+    for width in (32, 256):
+        paths.append(tmp_path / f"w{width}.onnx")
+        onnx.save(_probe_models.conv_net(channels=width, side=16, inputs=3), paths[-1])
+    plan = TimingPlan(quads=2, block_inferences=5, block_ms=2.0, warmup_s=0.05)
+    bench = compare_files(LocalDevice(load_profile("local")), paths, max_pairs=2, plan=plan)
+    assert bench.rows[1].measured.speedup.value < 0.5
+    assert bench.rows[1].measured.verdict == "NOISY"
+    assert bench.rows[1].measured.peak_memory_bytes > bench.rows[0].measured.peak_memory_bytes
