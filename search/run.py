@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -211,7 +212,8 @@ class _Run:
 
     def _prepare(self) -> PreparedFacts:
         structures = bool(set(self.plan.axes) - {"formats"})
-        facts = self._timed("prepare", lambda: self.executor.prepare(structures))
+        with _on_the_original():
+            facts = self._timed("prepare", lambda: self.executor.prepare(structures))
         before = self.study.user_attrs.get("model_digest", facts.digest)
         if before != facts.digest:
             raise StudyConflict(
@@ -234,7 +236,9 @@ class _Run:
         self.executor.baseline = self.folder.artifact(fp32.sha256)
         self._reference_outputs(fp32)
         settings: dict[str, Settings] = {}
-        for label, formats, chosen in self._timed("build", self.executor.baselines):
+        with _on_the_original():
+            uniform = self._timed("build", self.executor.baselines)
+        for label, formats, chosen in uniform:
             settings[label] = chosen
             recipe = Recipe(formats=tuple((s, Format.parse(f)) for s, f in formats), settings=chosen)
             if not self._time_left(reserve=True):
@@ -262,7 +266,8 @@ class _Run:
 
     def _search(self, facts: PreparedFacts, fp32: TrialRecord, settings: Mapping[str, Settings]) -> str:
         """Ask, evaluate, tell, until a reason to stop. Returns the reason."""
-        sites = self.executor.sites()
+        with _on_the_original():
+            sites = self.executor.sites()
         baselines = [t for t in self.ledger.records() if t.role == "baseline"]
         choice = choose_formats(sites, baselines, settings, search_formats="formats" in self.plan.axes)
         arms = propose_structures(
@@ -540,6 +545,17 @@ class _Run:
             seed=self.plan.seed,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+@contextlib.contextmanager
+def _on_the_original() -> Iterator[None]:
+    """What fails on the original is no failed candidate: the input cannot be used."""
+    try:
+        yield
+    except CandidateError as error:
+        raise ModelError(
+            "MODEL-10", "the original model", f"{error.code}: {error.what}", "check that it runs on your data"
+        ) from error
 
 
 def _job_key(job: Mapping[str, object]) -> str:

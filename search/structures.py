@@ -20,6 +20,8 @@ _NOMINAL_MACS_PER_S = 2.0e10
 _TRAINING_SHARE = 0.45
 _FORWARD_AND_BACKWARD = 3.0
 _EPOCHS = (0.5, 12.0)
+_WORTHWHILE_EPOCHS = 3.0
+"""Fewer passes than that and a student learns too little to say what its structure is worth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,9 @@ def propose_structures(
         _sparse(facts.groups) if "sparsity" in axes else [],
         _shallow(facts) if "student" in axes else [],
     )
-    count = max(1, min(most, len(shapes), round(time_s * _TRAINING_SHARE / 20.0)))
+    opened = len({axis for _, axis, _, _ in shapes})
+    affordable = int(_epochs(facts, time_s=time_s * _TRAINING_SHARE, cores=cores) / _WORTHWHILE_EPOCHS)
+    count = max(1, min(most, len(shapes), max(opened, affordable)))
     training = _schedule(facts, share=1.0 / count, time_s=time_s, cores=cores, seed=seed)
     return tuple(
         Arm(
@@ -126,11 +130,15 @@ def _interleave(a: list[_Shape], b: list[_Shape]) -> list[_Shape]:
     return out
 
 
+def _epochs(facts: PreparedFacts, *, time_s: float, cores: int) -> float:
+    """Epochs of the original that fit into ``time_s``, by arithmetic."""
+    samples = max(1, dict(facts.split_sizes).get("train", 0))
+    return time_s * _NOMINAL_MACS_PER_S * cores / (max(facts.macs, 1) * samples * _FORWARD_AND_BACKWARD)
+
+
 def _schedule(facts: PreparedFacts, *, share: float, time_s: float, cores: int, seed: int) -> Training | None:
-    samples = dict(facts.split_sizes).get("train", 0)
-    if not samples:
+    if not dict(facts.split_sizes).get("train", 0):
         return None
-    macs = max(facts.macs, 1) * samples * _FORWARD_AND_BACKWARD
-    epochs = time_s * _TRAINING_SHARE * share * _NOMINAL_MACS_PER_S * cores / macs
+    epochs = _epochs(facts, time_s=time_s * _TRAINING_SHARE * share, cores=cores)
     rounded = min(max(round(epochs * 2.0) / 2.0, _EPOCHS[0]), _EPOCHS[1])
     return Training(epochs=rounded, seed=seed)

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 
 import modeltailor
+from modeltailor.compress import recipe_from_plain
 from modeltailor.errors import StudyConflict
 from modeltailor.search import RunFolder
 from modeltailor.targets import FakeDevice
@@ -66,9 +67,8 @@ def test_all_three_axes_were_tried_and_baselines_came_first(run: modeltailor.Run
     roles = [t.role for t in run.history.trials]
     assert roles[0] == "fp32"
     assert roles[1] == "baseline"
-    axes = {m.structure["removed"] != [] and "student" or (m.structure["keep"] and "sparsity") or "formats"
-            for m in (type("S", (), {"structure": t.recipe["structure"]}) for t in run.history.trials)}  # fmt: skip
-    assert axes == {"formats", "sparsity", "student"}
+    axes = {recipe_from_plain(t.recipe).structure.axis for t in run.history.trials}
+    assert axes == {"none", "sparsity", "student"}
     assert all(t.is_measured for t in run.history.trials), [t.error for t in run.history.trials if not t.is_measured]
 
 
@@ -107,7 +107,9 @@ def test_the_same_seed_names_the_same_recipes(run: modeltailor.Run, trained_digi
     assert first == second
 
 
-def test_an_onnx_file_alone_is_searched_along_formats_and_says_so(run: modeltailor.Run, trained_digits: Path, tmp_path: Path) -> None:
+def test_an_onnx_file_alone_is_searched_along_formats_and_says_so(
+    run: modeltailor.Run, trained_digits: Path, tmp_path: Path
+) -> None:
     import shutil
 
     fp32 = next(t for t in run.history.trials if t.role == "fp32")
@@ -115,7 +117,12 @@ def test_an_onnx_file_alone_is_searched_along_formats_and_says_so(run: modeltail
         shutil.copy(trained_digits / name, tmp_path)
     shutil.copy(RunFolder(run.folder).artifact(fp32.sha256), tmp_path / "net.onnx")
     job = modeltailor.parse_job(
-        {"model": "net.onnx", "data": "data.py:load", "budget": {"max_drop": 3.0}, "search": {"trials": 8, "time": "100s"}}
+        {
+            "model": "net.onnx",
+            "data": "data.py:load",
+            "budget": {"max_drop": 3.0},
+            "search": {"trials": 8, "time": "100s"},
+        }
     )
     found = modeltailor.tailor(job, out=tmp_path / "run", root=tmp_path, device=device())
     assert found.best is not None

@@ -159,9 +159,11 @@ def tailor(
 
 def _refuse_inputs_folder(out: Path, job: Job, root: Path) -> None:
     place = out.resolve()
-    inputs = [root / v for v in (job.model.source, job.model.weights, job.data.train, job.data.search) if v]
-    for given in inputs:
-        if given.exists() and (place == given.resolve() or (given.is_dir() and given.resolve() in place.parents)):
+    if place == root.resolve():
+        raise ConfigError("CFG-13", "--out", f"{out} is the folder of the job's own input", "choose another folder")
+    for given in (job.model.source, job.model.weights, job.data.train, job.data.search):
+        path = (root / given).resolve() if given else place.parent
+        if path.is_dir() and given and (place == path or path in place.parents):
             raise ConfigError(
-                "CFG-13", "--out", f"{out} is, or lies inside, the input {given.name}", "choose another folder"
+                "CFG-13", "--out", f"{out} is, or lies inside, the input {given}", "choose another folder"
             )

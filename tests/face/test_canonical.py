@@ -13,7 +13,20 @@ from modeltailor.compress import Format, Recipe, Settings, Structure, Training, 
 from modeltailor.durable import sha256_file, write_bytes
 from modeltailor.errors import ConfigError, DataError, ModelTailorError, shown
 
-NAMES = ["fp32", "fp16", "w8a8", "w4a8", "w2a8", "w8a16", "w8a8-dynamic", "w8", "w3", "w4-block32", "codebook4", "codebook4a8"]
+NAMES = [
+    "fp32",
+    "fp16",
+    "w8a8",
+    "w4a8",
+    "w2a8",
+    "w8a16",
+    "w8a8-dynamic",
+    "w8",
+    "w3",
+    "w4-block32",
+    "codebook4",
+    "codebook4a8",
+]
 
 
 def test_keys_do_not_depend_on_order() -> None:
@@ -54,7 +67,9 @@ recipes = st.builds(
         removed=st.lists(st.text(min_size=1), unique=True).map(tuple),
         training=st.none() | st.builds(Training, epochs=st.floats(0.5, 9)),
     ),
-    formats=st.dictionaries(st.text(min_size=1), st.sampled_from(NAMES).map(Format.parse)).map(lambda d: tuple(d.items())),
+    formats=st.dictionaries(st.text(min_size=1), st.sampled_from(NAMES).map(Format.parse)).map(
+        lambda d: tuple(d.items())
+    ),
     settings=st.builds(Settings, per_channel=st.booleans()),
 )
 
@@ -69,7 +84,9 @@ def test_recipes_survive_json_and_keep_their_key(recipe: Recipe) -> None:
 def test_the_order_of_sites_and_fp32_sites_do_not_matter(recipe: Recipe) -> None:
     again = Recipe(
         structure=recipe.structure,
-        formats=(*reversed(recipe.formats), ("another", Format())) if "another" not in recipe.format_of else recipe.formats,
+        formats=(*reversed(recipe.formats), ("another", Format()))
+        if "another" not in recipe.format_of
+        else recipe.formats,
         settings=recipe.settings,
     )
     assert again == recipe

@@ -29,7 +29,9 @@ def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 def tree(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts and "cache" not in p.parts}
+    return {
+        str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts and "cache" not in p.parts
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_onnx_files_that_are_none_are_refused(digits: Path, content: bytes, word
 @pytest.mark.parametrize(
     ("assignment", "code", "words"),
     [
-        ("data=data.py:wrong_shape", 3, "raised"),
+        ("data=data.py:wrong_shape", 3, "on two samples of x (2, 1, 6, 6) float32"),
         ("data=data.py:nothing", 2, "no function 'nothing'"),
         ("model.source=model.py:broken", 3, "no such layer"),
         ("model.source=model.py:no_module", 3, "must return a torch.nn.Module"),

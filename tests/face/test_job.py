@@ -29,7 +29,9 @@ def refused(tmp_path: Path, text: str) -> ConfigError:
 
 def test_every_limit_is_read_in_its_unit(tmp_path: Path) -> None:
     job = load_job(
-        write(tmp_path, GOOD + "budget: {max_drop: 1.0, latency: 2 ms, size: 200 KB, memory: 64 MiB, min_accuracy: 0.8}\n")
+        write(
+            tmp_path, GOOD + "budget: {max_drop: 1.0, latency: 2 ms, size: 200 KB, memory: 64 MiB, min_accuracy: 0.8}\n"
+        )
     )
     budget = job.limits()
     assert (budget.max_drop, budget.latency_ms, budget.size_bytes) == (1.0, 2.0, 200_000)
@@ -91,7 +93,9 @@ def test_missing_folder_and_too_large_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limits", [{}, {"latency": 2.0, "size": 200_000}, {"memory": 64_000_000, "min_accuracy": 0.9}])
 @pytest.mark.parametrize("data", ["data.py:load", "train.npz"])
 def test_the_written_template_is_a_valid_job(tmp_path: Path, limits: dict[str, float], data: str) -> None:
-    text = render_job(model="model.py:build", weights="w.safetensors", data=data, metric="f1", target="phone", limits=limits)
+    text = render_job(
+        model="model.py:build", weights="w.safetensors", data=data, metric="f1", target="phone", limits=limits
+    )
     job = load_job(write(tmp_path, text))
     assert job.target == "phone"
     assert job.metric.name == "f1"
