@@ -32,7 +32,7 @@ _F = Format.parse
 _BITS = (8, 7, 6, 5, 4, 3, 2)
 _CONV = ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *(f"w{b}" for b in _BITS), "w8a16", "w4a16")
 _CODEBOOKS = tuple(f"codebook{b}" for b in range(2, 9))
-_INTEGER_CODEBOOKS = tuple(f"codebook{b}a8" for b in range(2, 8))
+_INTEGER_CODEBOOKS = tuple(f"codebook{b}a8" for b in range(2, 6))
 _DYNAMIC = tuple(f"w{b}a8-dynamic" for b in _BITS)
 _BLOCKS: tuple[str, ...] = ()
 _NAMES: Mapping[str, tuple[str, ...]] = {
@@ -297,8 +297,8 @@ _FAMILY = {"depthwise": "conv", "gemm": "matmul"}
 def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) -> dict[str, str]:
     """Return the operator that executes each site, read off the graph that the runtime wrote after its optimizations.
 
-    Nodes bear the label of their site. Where a fusion gave a node another name, the unnamed convolutions are matched
-    with the missing ones in order, if they are equally many.
+    Nodes bear the label of their site. Where a fusion gave nodes other names, they are matched with the missing sites
+    of their kind in order, if they are equally many.
 
     Args:
         optimized: the optimized graph of a model that :meth:`Composer.compose` built.
@@ -311,7 +311,7 @@ def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) 
     labels = {site_label(k): name for k, name in enumerate(names)}
     known = {op for ops in _KERNELS.values() for op in ops}
     found: dict[str, str] = {}
-    rest: list[str] = []
+    renamed: dict[str, list[str]] = {"conv": [], "matmul": []}
     for node in optimized.graph.node:
         if node.op_type not in known:
             continue
@@ -319,14 +319,17 @@ def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) 
         if label in labels and labels[label] not in found:
             found[labels[label]] = node.op_type
         elif node.op_type in _KERNELS["conv"]:
-            rest.append(node.op_type)
-    missing = [n for n, s in zip(names, sites, strict=True) if n not in found and _is_conv(s)]
-    if len(missing) == len(rest):
-        found.update(zip(missing, rest, strict=True))
+            renamed["conv"].append(node.op_type)
+        elif node.op_type in ("FusedGemm", "FusedMatMul"):
+            renamed["matmul"].append(node.op_type)
+    for family, kernels in renamed.items():
+        missing = [n for n, s in zip(names, sites, strict=True) if n not in found and _family(s) == family]
+        if len(missing) == len(kernels):
+            found.update(zip(missing, kernels, strict=True))
     return {n: found[n] for n in names if n in found}
 
 
-def _is_conv(site: Site | SiteReport) -> bool:
+def _family(site: Site | SiteReport) -> str:
     if isinstance(site, Site):
-        return _FAMILY.get(site.kind, site.kind) == "conv"
-    return site.kernel in _KERNELS["conv"]
+        return _FAMILY.get(site.kind, site.kind)
+    return next((family for family, kernels in _KERNELS.items() if site.kernel in kernels), "")

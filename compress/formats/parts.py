@@ -201,6 +201,9 @@ class PartMaker:
         return part
 
 
+_LARGE = 1 << 17  # weights; above, passes that gain little are left out
+
+
 def _rounded_rows(
     weight: NDArray[np.float32], second: NDArray[np.float32] | None, request: PartRequest
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.generic] | None]:
@@ -227,12 +230,15 @@ def _rounded_rows(
         scale = spread * step
     integers = rounded(weight, scale, grid)
     if second is not None:
-        for _ in range(2 if request.bits <= 4 else 1):
+        is_large = weight.size > _LARGE
+        for _ in range(2 if request.bits <= 4 and not is_large else 1):
             steps = weight / scale[:, :, None]
             integers = compensated(steps, second, grid)
-            integers = descended(steps, integers, second, grid)
+            if request.bits <= 6:  # above that there is nothing left to gain
+                integers = descended(steps, integers, second, grid, sweeps=2 if is_large else 4)
             scale = refit_scale(weight, integers, second, scale, per_channel=request.per_channel)
-        integers = descended(weight / scale[:, :, None], integers, second, grid, sweeps=2)
+        if request.bits <= 6:
+            integers = descended(weight / scale[:, :, None], integers, second, grid, sweeps=1 if is_large else 2)
     if request.table == "none":
         return integers, scale, None
     table = np.asarray(grid.levels, np.int8)

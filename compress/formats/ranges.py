@@ -14,6 +14,7 @@ __all__ = ["QuantParams", "RangeMethod", "quant_params"]
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
 _PERCENTILE = 99.999
+_ENTROPY_NEEDS = 16 * 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def quant_params(
 
     Args:
         histogram: what calibration saw.
-        method: ``minmax`` keeps everything; ``percentile`` cuts 0.001 % ; ``mse`` minimizes the squared error;
+        method: ``minmax`` keeps everything; ``percentile`` cuts 0.001 %; ``mse`` minimizes the squared error;
             ``entropy`` minimizes the divergence of the quantized distribution (Migacz 2017, "8-bit
             inference with TensorRT").
         signed: signed integers.
@@ -83,6 +84,8 @@ def quant_params(
         first, last = int(np.searchsorted(share, cut)), int(np.searchsorted(share, 1 - cut))
         low, high = float(edges[first]), float(edges[min(last + 1, len(counts))])
     elif method in ("mse", "entropy") and counts.sum() and high > low:
+        if counts.sum() < _ENTROPY_NEEDS:
+            method = "mse"  # a thin histogram makes the divergence cut far too much
         low, high = _searched(edges, counts, method, signed=signed, symmetric=symmetric, bits=bits)
     return _made(low, high, signed=signed, symmetric=symmetric, bits=bits)
 
@@ -100,7 +103,6 @@ def _searched(
     centers = (edges[1:] + edges[:-1]) / 2
     kept = counts > 0
     centers, weights = centers[kept], counts[kept] / counts.sum()
-    width = (high - low) / len(counts)
     best, chosen = np.inf, (low, high)
     # both ends are cut by their own factor: first the longer one, then the other
     for which in (0, 1) if -low > high else (1, 0):
@@ -113,7 +115,7 @@ def _searched(
                 # within a bin values are spread evenly: its width adds the same everywhere and is left out
                 loss = float(np.sum(weights * (back - centers) ** 2))
             else:
-                loss = _divergence(back, weights, width, params.scale)
+                loss = _divergence(centers, back, weights, params)
             if loss < best - 1e-15:
                 best, chosen = loss, trial
         if low >= 0 or high <= 0:
@@ -121,11 +123,24 @@ def _searched(
     return chosen
 
 
-def _divergence(back: NDArray[np.float64], weights: NDArray[np.float64], width: float, scale: float) -> float:
-    """KL divergence between bin masses and what is left of them when each level spreads its mass evenly."""
-    _, level = np.unique(back, return_inverse=True)
-    mass = np.bincount(level, weights)
-    bins = np.bincount(level)
-    spread = mass[level] / np.maximum(bins[level], 1)
-    clipped = np.maximum(bins[level] * width / scale, 1.0)  # a level that swallows far values is no good image of them
-    return float(np.sum(weights * (np.log(weights) - np.log(spread) + np.log(clipped))))
+def _divergence(
+    centers: NDArray[np.float64], back: NDArray[np.float64], weights: NDArray[np.float64], params: QuantParams
+) -> float:
+    """KL divergence from the clipped distribution to its quantized image.
+
+    The image spreads the mass of each level over the bins of that level; mass that was cut off sits on the last bins
+    of the first distribution and is missing in the second.
+    """
+    low = params.scale * (params.lowest - params.zero_point)
+    high = params.scale * (params.highest - params.zero_point)
+    inside = (centers >= low - params.scale / 2) & (centers <= high + params.scale / 2)
+    if not inside.any():
+        return float("inf")
+    kept = weights[inside]
+    clipped = kept.copy()
+    clipped[0] += weights[: int(np.argmax(inside))].sum()
+    clipped[-1] += weights[len(inside) - int(np.argmax(inside[::-1])) :].sum()
+    _, level = np.unique(back[inside], return_inverse=True)
+    image = (np.bincount(level, kept) / np.bincount(level))[level]
+    image /= image.sum()
+    return float(np.sum(clipped * np.log(clipped / image)))

@@ -1,0 +1,283 @@
+"""The contract of every format at every kind of site: it builds, loads, runs its promised kernel and is close."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from modeltailor.compress import Format, Settings
+from modeltailor.compress.formats import Composer, executed_kernels, prepare
+from modeltailor.compress.pack import unpack_model
+from modeltailor.errors import CandidateError, DataError, ModelError
+from modeltailor.targets import RuntimeOptions
+from modeltailor.targets.session import open_session, optimized_model
+
+RNG = np.random.default_rng(0)
+F32 = TensorProto.FLOAT
+
+
+def _tensor(name: str, *shape: int, gain: float = 1.0) -> onnx.TensorProto:
+    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
+    return numpy_helper.from_array((RNG.normal(size=shape) * gain / np.sqrt(fan_in)).astype(np.float32), name)
+
+
+def _ints(name: str, *values: int) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
+
+
+def _model(nodes, inputs, outputs, tensors, opset=18) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def convolutional(opset: int = 18) -> onnx.ModelProto:
+    """A residual network with a subsampled, zero-padded shortcut, a depthwise layer, batch norm and a classifier."""
+    n = helper.make_node
+    nodes = [
+        n("Conv", ["x", "stem.weight"], ["c0"], pads=[1] * 4),
+        n("BatchNormalization", ["c0", "g", "b", "m", "v"], ["n0"]),
+        n("Relu", ["n0"], ["r0"]),
+        n("Conv", ["r0", "deep.weight", "deep.bias"], ["c1"], pads=[1] * 4, group=8),
+        n("Clip", ["c1", "zero", "six"], ["r1"]),
+        n("Conv", ["r1", "wide.weight", "wide.bias"], ["c2"], strides=[2, 2], pads=[1] * 4),
+        n("Slice", ["r0", "start", "end", "ax2", "two"], ["s0"]),
+        n("Slice", ["s0", "start", "end", "ax3", "two"], ["s1"]),
+        n("Pad", ["s1", "pads"], ["p"]),
+        n("Add", ["c2", "p"], ["a"]),
+        n("Relu", ["a"], ["r2"]),
+        n("MaxPool", ["r2"], ["mp"], kernel_shape=[2, 2], strides=[2, 2]),
+        n("GlobalAveragePool", ["mp"], ["gap"]),
+        n("Flatten", ["gap"], ["f"]),
+        n("Gemm", ["f", "hidden.weight", "hidden.bias"], ["h"], transB=1),
+        n("Relu", ["h"], ["rh"]),
+        n("Gemm", ["rh", "head.weight", "head.bias"], ["y"], transB=1),
+    ]
+    tensors = [
+        _tensor("stem.weight", 8, 3, 3, 3, gain=1.4),
+        _tensor("deep.weight", 8, 1, 3, 3),
+        _tensor("deep.bias", 8),
+        _tensor("wide.weight", 16, 8, 3, 3),
+        _tensor("wide.bias", 16, gain=0.1),
+        _tensor("hidden.weight", 24, 16, gain=1.4),
+        _tensor("hidden.bias", 24, gain=0.1),
+        _tensor("head.weight", 10, 24),
+        _tensor("head.bias", 10, gain=0.1),
+        *(numpy_helper.from_array(v.astype(np.float32), k) for k, v in _norm(8).items()),
+        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.float32(6), "six"),
+        *(_ints(k, *v) for k, v in {"start": (0,), "end": (99,), "ax2": (2,), "ax3": (3,), "two": (2,)}.items()),
+        _ints("pads", 0, 4, 0, 0, 0, 4, 0, 0),
+    ]
+    x = helper.make_tensor_value_info("x", F32, ["n", 3, 12, 12])
+    return _model(nodes, [x], [helper.make_tensor_value_info("y", F32, ["n", 10])], tensors, opset)
+
+
+def _norm(width: int) -> dict[str, np.ndarray]:
+    return {
+        "g": RNG.uniform(0.5, 2, width),
+        "b": RNG.normal(size=width) * 0.3,
+        "m": RNG.normal(size=width) * 0.3,
+        "v": RNG.uniform(0.5, 2, width),
+    }
+
+
+def transformer_like() -> onnx.ModelProto:
+    """An embedding, two projections that read the same activation, a residual and a last projection."""
+    n = helper.make_node
+    nodes = [
+        n("Gather", ["table.weight", "ids"], ["e"]),
+        n("MatMul", ["e", "query.weight"], ["q0"]),
+        n("Add", ["q0", "query.bias"], ["q"]),
+        n("MatMul", ["e", "key.weight"], ["k"]),
+        n("Mul", ["q", "k"], ["qk"]),
+        n("Add", ["qk", "e"], ["s"]),
+        n("MatMul", ["s", "out.weight"], ["o"]),
+        n("Add", ["out.bias", "o"], ["y"]),
+    ]
+    tensors = [
+        _tensor("table.weight", 50, 64, gain=8.0),
+        _tensor("query.weight", 64, 64),
+        _tensor("query.bias", 64, gain=0.1),
+        _tensor("key.weight", 64, 64),
+        _tensor("out.weight", 64, 32),
+        _tensor("out.bias", 32, gain=0.1),
+    ]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", "t"])
+    return _model(nodes, [ids], [helper.make_tensor_value_info("y", F32, ["n", "t", 32])], tensors)
+
+
+INPUTS = {
+    "conv": {"x": RNG.normal(size=(48, 3, 12, 12)).astype(np.float32)},
+    "transformer": {"ids": RNG.integers(0, 50, (48, 12))},
+}
+MODELS = {"conv": convolutional(), "transformer": transformer_like()}
+COMPOSERS = {name: Composer(model, INPUTS[name]) for name, model in MODELS.items()}
+# what may be lost at a number of stored bits: relative error of the outputs, whole network in that format
+BOUNDS = {8: 0.03, 7: 0.04, 6: 0.06, 5: 0.11, 4: 0.22, 3: 0.45, 2: 0.95, 16: 0.005, 32: 1e-5}
+
+
+def _run(model: bytes, name: str) -> np.ndarray:
+    return open_session(model, RuntimeOptions()).run(None, dict(INPUTS[name]))[0]
+
+
+def _relative(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+CASES = sorted({(m, f.name) for m, c in COMPOSERS.items() for s in c.sites for f in c.formats(s)})
+
+
+@pytest.mark.parametrize(("name", "fmt"), CASES)
+def test_every_format_keeps_its_contract(name: str, fmt: str) -> None:
+    composer = COMPOSERS[name]
+    wanted = Format.parse(fmt)
+    formats = {s.name: wanted for s in composer.sites if wanted in composer.formats(s)}
+    made = composer.compose(formats)
+    reference = _run(composer.float_model(), name)
+    out = _run(made.model_bytes, name)
+    assert _relative(out, reference) <= BOUNDS[wanted.weight_bits]
+
+    executed = executed_kernels(optimized_model(made.model_bytes), composer.sites)
+    for site, report in zip(composer.sites, made.sites, strict=True):
+        assert report.site == site.name
+        assert executed[site.name].removeprefix("Fused") == report.kernel
+        if site.name in formats:
+            assert report.format == fmt
+            assert report.storage_bits == wanted.weight_bits
+            assert report.stored_bytes == composer.stored_bytes(site, wanted)
+
+    plain = unpack_model(onnx.load_from_string(made.model_bytes))
+    assert not plain.functions
+    np.testing.assert_array_equal(_run(plain.SerializeToString(), name), out)
+
+
+@pytest.mark.parametrize("fmt", ["w8a8", "w4a8", "codebook3a8"])
+def test_a_quantized_region_has_no_conversion_inside(fmt: str) -> None:
+    composer = COMPOSERS["conv"]
+    wanted = Format.parse(fmt)
+    made = composer.compose({s.name: wanted for s in composer.sites if s.kind != "gemm"})
+    kept = [n.op_type for n in optimized_model(made.model_bytes).graph.node]
+    assert kept.count("QLinearConv") == 3
+    assert kept.count("QLinearAdd") == 1
+    assert kept.count("QuantizeLinear") == 1
+    assert kept.count("DequantizeLinear") == 1
+    assert "Relu" not in kept
+    assert "Conv" not in kept
+
+
+def test_the_same_recipe_gives_the_same_bytes(tmp_path) -> None:
+    formats = {"stem": Format.parse("w3a8"), "wide": Format.parse("w4"), "head": Format.parse("codebook2")}
+    first = COMPOSERS["conv"].compose(formats)
+    again = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats)
+    cached = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats)
+    assert len({hashlib.sha256(m.model_bytes).hexdigest() for m in (first, again, cached)}) == 1
+    assert list(tmp_path.iterdir())
+
+
+def test_mixed_neighbours_run() -> None:
+    name = "conv"
+    composer = COMPOSERS[name]
+    rng = np.random.default_rng(1)
+    reference = _run(composer.float_model(), name)
+    for _ in range(6):
+        formats = {}
+        for site in composer.sites:
+            choices = [f for f in composer.formats(site) if f.weight_bits >= 4]
+            formats[site.name] = choices[int(rng.integers(len(choices)))]
+        made = composer.compose(formats)
+        assert _relative(_run(made.model_bytes, name), reference) < 0.3
+        assert [r.format for r in made.sites] == [formats[s.name].name for s in composer.sites]
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+def test_activation_settings(method: str, signed: bool, symmetric: bool) -> None:
+    composer = COMPOSERS["conv"]
+    settings = Settings(range_method=method, activation_signed=signed, activation_symmetric=symmetric)
+    made = composer.compose({s.name: Format.parse("w8a8") for s in composer.sites}, settings)
+    assert _relative(_run(made.model_bytes, "conv"), _run(composer.float_model(), "conv")) < 0.06
+    kinds = {n.name: n.data_type for n in onnx.load_from_string(made.model_bytes).graph.initializer if not n.dims}
+    assert (TensorProto.UINT8 in kinds.values()) is not signed
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(per_channel=False),
+        Settings(rounding="nearest"),
+        Settings(bias_correction=False),
+        Settings(equalize=True),
+    ],
+)
+def test_weight_settings(settings: Settings) -> None:
+    composer = COMPOSERS["conv"]
+    formats = {s.name: Format.parse("w6a8") for s in composer.sites}
+    made = composer.compose(formats, settings)
+    assert _relative(_run(made.model_bytes, "conv"), _run(composer.float_model(), "conv")) < 0.2
+    for site, report in zip(composer.sites, made.sites, strict=True):
+        assert report.stored_bytes == composer.stored_bytes(site, formats[site.name], settings)
+
+
+def test_compensation_and_correction_pay() -> None:
+    composer = COMPOSERS["conv"]
+    formats = {s.name: Format.parse("w3a8") for s in composer.sites}
+    reference = _run(composer.float_model(), "conv")
+    plain = composer.compose(formats, Settings(rounding="nearest", bias_correction=False))
+    best = composer.compose(formats)
+    assert _relative(_run(best.model_bytes, "conv"), reference) < 0.8 * _relative(
+        _run(plain.model_bytes, "conv"), reference
+    )
+
+
+@pytest.mark.parametrize("opset", [13, 15, 18, 21])
+def test_opsets(opset: int) -> None:
+    composer = Composer(convolutional(opset), INPUTS["conv"])
+    made = composer.compose({s.name: Format.parse("w5a8") for s in composer.sites})
+    assert {o.version for o in onnx.load_from_string(made.model_bytes).opset_import if not o.domain} == {opset}
+    executed = executed_kernels(optimized_model(made.model_bytes), composer.sites)
+    assert set(executed.values()) == {"QLinearConv", "QGemm"}
+
+
+def test_preparation_folds_and_names(tmp_path) -> None:
+    path = tmp_path / "model.onnx"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(MODELS["conv"])  # saving with external data changes the proto
+    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    before = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.iterdir()}
+    graph = prepare(path)
+    assert {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.iterdir()} == before
+    assert [s.site.name for s in graph.sites] == ["stem", "deep", "wide", "hidden", "head"]
+    assert [s.site.kind for s in graph.sites] == ["conv", "depthwise", "conv", "gemm", "gemm"]
+    assert graph.sites[0].site.macs == 8 * 3 * 9 * 12 * 12
+    ops = [n.op_type for n in graph.model.graph.node]
+    assert "BatchNormalization" not in ops
+    assert ops.count("Slice") == 1
+    original = open_session(MODELS["conv"].SerializeToString(), RuntimeOptions()).run(None, dict(INPUTS["conv"]))[0]
+    assert _relative(_run(graph.model.SerializeToString(), "conv"), original) < 1e-5
+
+
+def test_what_cannot_be_done_is_said() -> None:
+    composer = COMPOSERS["conv"]
+    with pytest.raises(CandidateError, match="no such site"):
+        composer.compose({"nothing": Format.parse("w8a8")})
+    with pytest.raises(CandidateError, match="cannot be built"):
+        composer.compose({"stem": Format.parse("w8a8-dynamic")})
+    with pytest.raises(DataError, match="'x'"):
+        Composer(MODELS["conv"], {"y": np.zeros((2, 3))}).compose({"stem": Format.parse("w8a8")})
+    with pytest.raises(ModelError, match="not a readable ONNX"):
+        prepare(b"garbage")
+
+
+def test_tables_stay_small_in_memory() -> None:
+    composer = COMPOSERS["transformer"]
+    made = composer.compose({"table": Format.parse("w4")})
+    optimized = optimized_model(made.model_bytes)
+    table = next(t for t in optimized.graph.initializer if tuple(t.dims) == (50, 64))
+    assert table.data_type == TensorProto.INT8
