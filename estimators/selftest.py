@@ -1,4 +1,4 @@
-"""Does the measuring keep its promises? On a synthetic device of known truth, and with one model against itself here."""
+"""Does the measuring keep its promises? On a synthetic device of known truth, and with a model against itself here."""
 
 from __future__ import annotations
 

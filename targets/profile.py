@@ -54,6 +54,7 @@ class Profile(_Strict):
         memory_bytes: memory of the device.
         flash_bytes: flash that holds the model, on microcontrollers.
         peak_gops: peak rate by number format, in 1e9 operations a second (a multiply-accumulate is two).
+        effective_gops: rate by number format that a published run of a whole network reached, in the same unit.
         bandwidth_gbps: memory bandwidth, 1e9 bytes a second.
         per_operator_overhead_us: time that an operator costs beside its work, microseconds.
         instructions: instruction sets that matter to number formats.
@@ -73,6 +74,7 @@ class Profile(_Strict):
     memory_bytes: Figure | None = None
     flash_bytes: Figure | None = None
     peak_gops: Mapping[NumberFormat, Figure] = Field(default_factory=dict)
+    effective_gops: Mapping[NumberFormat, Figure] = Field(default_factory=dict)
     bandwidth_gbps: Figure | None = None
     per_operator_overhead_us: Figure | None = None
     instructions: tuple[str, ...] = ()

@@ -83,3 +83,21 @@ def test_room_imports_without_heavy_libraries():
         "assert sorted(t.__all__) == t.__all__ and all(hasattr(t, n) for n in t.__all__)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_library_of_devices_is_broad_and_every_figure_has_its_source():
+    profiles = [p for p in list_profiles() if not p.is_local]
+    assert len(profiles) >= 20
+    for kind in ("phone", "embedded", "desktop-cpu", "gpu"):
+        assert sum(p.kind == kind for p in profiles) >= 4
+    for p in profiles:
+        figures = [*p.peak_gops.values(), *p.effective_gops.values(), p.bandwidth_gbps, p.memory_bytes]
+        assert any(f is not None for f in figures), f"{p.name} states nothing"
+
+
+def test_reached_rates_stay_near_or_under_the_peaks():
+    """Winograd and half precision may pass the fp32 peak, but not by an order of magnitude."""
+    for p in list_profiles():
+        for number_format, reached in p.effective_gops.items():
+            if number_format in p.peak_gops:
+                assert reached.value < 2 * p.peak_gops[number_format].value, p.name
