@@ -3,6 +3,7 @@
 ``summarize`` decides every number once; the renderers only format. ``write_reports`` does all of it for a run folder.
 """
 
+from modeltailor.reports.compare import RunComparison, compare, render_comparison
 from modeltailor.reports.figure import render_svg
 from modeltailor.reports.html import render_html
 from modeltailor.reports.markdown import render_markdown
@@ -15,13 +16,16 @@ from modeltailor.reports.write import read_summary, summary_json, write_reports
 
 __all__ = [
     "ModelSummary",
+    "RunComparison",
     "RunSummary",
     "budget_of",
+    "compare",
     "front_frame",
     "outcomes_csv",
     "pick",
     "print_summary",
     "read_summary",
+    "render_comparison",
     "render_html",
     "render_markdown",
     "render_model_card",

@@ -91,8 +91,10 @@ def render_svg(summary: RunSummary) -> str:
     base_model = summary.model_of(summary.baseline)
     base = base_model.accuracy.search.value if base_model else 0.0
     front = [m for m in summary.models if m.on_front]
-    # the picture is about the front: a collapsed trial may fall off its edge, where it is clamped
-    focus = [m.accuracy.search.value for m in summary.models]
+    # the picture is about what is worth having: a collapsed model sticks to its edge
+    reach = max(0.05, 0.04 * (summary.budget.get("max_drop") or 0.0)) * (1.0 if in_percent else abs(base) or 1.0)
+    focus = [v for m in summary.models if abs((v := m.accuracy.search.value) - base) <= reach]
+    focus = focus if len(focus) > 1 else [m.accuracy.search.value for m in summary.models]
     x = _Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)
     y = _Scale([unit * v for v in focus], _HEIGHT - _BOTTOM, _TOP)
     parts = [head, *_frame(x, y, name)]

@@ -31,10 +31,16 @@ class Chart {
     this.narrow = () => host.clientWidth < 520;
   }
 
-  /** The span that is worth seeing: the front, and whatever lies near it; the rest sticks to the edge. */
+  /** The span that is worth seeing: the front, and whatever lies near it; the rest sticks to the edge. A front also
+      holds tiny models that are worth nothing: without "whole scale" the metric is shown near the original's. */
   domain(name, limit) {
     const q = QUANTITIES[name];
-    const core = DATA.models.filter((m) => m.front).map(q.of).filter((v) => v != null);
+    let core = DATA.models.filter((m) => m.front).map(q.of).filter((v) => v != null);
+    if (name === "accuracy" && BASE && !this.state.wide) {
+      const reach = Math.max(0.05, 4 * (this.state.budget.max_drop || 0) / 100) * (["", "%"].includes(DATA.metric.unit) ? 1 : Math.abs(BASE.search[0]));
+      const close = core.filter((v) => Math.abs(v - BASE.search[0]) <= reach || (v > BASE.search[0]) !== DATA.metric.minimize);
+      if (close.length >= 2) { this.cut = this.cut || close.length < core.length; core = close; }
+    }
     const near = DATA.models.map(q.of).filter((v) => v != null);
     if (!core.length) core.push(...near);
     if (!core.length) core.push(0, 1);
@@ -53,6 +59,7 @@ class Chart {
     const box = { left: narrow ? 60 : 68, right: W - 14, top: 30, bottom: H - (state.failed.length && state.others ? 74 : 50) };
     const X = QUANTITIES[state.x], Y = QUANTITIES[state.y];
     const limitX = limitOn(state.x, state.budget), limitY = limitOn(state.y, state.budget);
+    this.cut = false;
     const [x0, x1] = this.domain(state.x, limitX), [y0, y1] = this.domain(state.y, limitY);
     const clamp = (v, a, b) => Math.min(b, Math.max(a, v));
     const sx = (v) => box.left + (clamp(v, x0, x1) - x0) / (x1 - x0) * (box.right - box.left);
@@ -67,13 +74,14 @@ class Chart {
     if (state.others) this.failures(back, box, H);
     const shownModels = DATA.models.filter((m) => X.of(m) != null && Y.of(m) != null);
     this.stairs(back, shownModels, sx, sy, X, Y);
-    if (state.whiskers) this.whiskers(back, shownModels, sx, sy, X, Y);
+    if (state.whiskers) this.whiskers(back, shownModels, sx, sy, X, Y, [x0, x1], [y0, y1]);
     root.append(this.marks(shownModels, sx, sy, X, Y, [x0, x1], [y0, y1]));
     root.append(this.labels(shownModels, sx, sy, X, Y, box));
     root.addEventListener("pointermove", (e) => this.hover(e, root, W));
     root.addEventListener("pointerleave", hideTip);
     root.addEventListener("click", (e) => { const s = this.nearest(e, root, W); if (s && s.model) this.onChoose(s.model); });
     this.host.replaceChildren(root);
+    byId("wide-box").hidden = !this.cut && !state.wide;
   }
 
   frame(g, box, sx, sy, dx, dy, X, Y, H) {
@@ -138,10 +146,11 @@ class Chart {
     g.append(svg("path", { class: "stairs", d }));
   }
 
-  whiskers(g, models, sx, sy, X, Y) {
+  whiskers(g, models, sx, sy, X, Y, dx, dy) {
     const all = this.state.measured.length < 80;
     for (const m of models) {
       if (!(m.front || m === this.state.model || all)) continue;
+      if (X.of(m) < dx[0] || X.of(m) > dx[1] || Y.of(m) < dy[0] || Y.of(m) > dy[1]) continue;
       const rx = X.range(m), ry = Y.range(m), cx = sx(X.of(m)), cy = sy(Y.of(m));
       let d = "";
       if (rx) d += `M${sx(rx[0])},${cy}H${sx(rx[1])}`;

@@ -15,7 +15,7 @@ const LIMITS = [
   { name: "min_accuracy", title: `${DATA.metric.name} ${DATA.metric.minimize ? "at most" : "at least"}`, text: (v) => MT.metricText(v, UNIT), flag: (v) => `--min-accuracy ${v}` },
 ];
 const state = {
-  x: "latency", y: "accuracy", budget: { ...DATA.budget }, model: BY_KEY.get(DATA.chosen) || null, whiskers: true, others: true,
+  x: "latency", y: "accuracy", budget: { ...DATA.budget }, model: BY_KEY.get(DATA.chosen) || null, whiskers: true, others: true, wide: false,
   measured: TRIALS.filter((t) => t.outcome === "MEASURED"), failed: TRIALS.filter((t) => t.outcome !== "MEASURED"),
   rows: "models", sort: "speed", down: true, find: "", all: false, tab: 0,
 };
@@ -64,7 +64,7 @@ function span(limit) {
   const own = DATA.budget[limit.name];
   if (own != null) values.push(own);
   let low = Math.min(...values), high = Math.max(...values);
-  if (limit.name === "max_drop") { low = Math.max(0, low); high = Math.max(high, low + 0.1); return { low, high, log: false }; }
+  if (limit.name === "max_drop") { low = Math.max(0, low); high = Math.max(high, low + 0.1); return { low, high, log: false, power: 2 }; } // fine steps near no loss
   if (limit.name === "min_accuracy") return { low, high, log: false };
   return { low: low * 0.97, high: high * 1.03, log: true };
 }
@@ -73,11 +73,11 @@ const rounded = (v, name) => (name === "max_drop" ? Math.round(v * 100) / 100 : 
 function fromStep(s, step, name) {
   if (name === "min_accuracy" ? step === 0 : step === STEPS) return null;
   const share = step / STEPS;
-  return rounded(s.log ? s.low * Math.pow(s.high / s.low, share) : s.low + (s.high - s.low) * share, name);
+  return rounded(s.log ? s.low * Math.pow(s.high / s.low, share) : s.low + (s.high - s.low) * Math.pow(share, s.power || 1), name);
 }
 function toStep(s, value, name) {
   if (value == null) return name === "min_accuracy" ? 0 : STEPS;
-  const share = s.log ? Math.log(value / s.low) / Math.log(s.high / s.low) : (value - s.low) / (s.high - s.low || 1);
+  const share = s.log ? Math.log(value / s.low) / Math.log(s.high / s.low) : Math.pow(Math.max(0, (value - s.low) / (s.high - s.low || 1)), 1 / (s.power || 1));
   return Math.max(0, Math.min(STEPS, Math.round(share * STEPS)));
 }
 function sliders() {
@@ -134,6 +134,7 @@ const ROWS = {
   failed: { title: "failed trials", rows: () => state.failed, columns: TRIAL_COLUMNS },
 };
 const SHOWN = 40;
+const columnsOf = (kind) => kind.columns.filter((c) => !["memory", "test"].includes(c.id) || kind.rows().some((m) => c.value(m) != null));
 function nameCell(m) {
   const model = BY_KEY.get(m.key), tags = [];
   if (m.key === DATA.best) tags.push(el("span", { class: "tag best" }, "recommended"));
@@ -146,7 +147,7 @@ function nameCell(m) {
   return el("div", { class: "who" }, mark, el("span", {}, text, tags, m.error ? el("div", {}, el("small", {}, isolated(m.error))) : null));
 }
 function table() {
-  const { rows, columns } = ROWS[state.rows];
+  const { rows } = ROWS[state.rows], columns = columnsOf(ROWS[state.rows]);
   const words = state.find.toLowerCase().split(/\s+/).filter(Boolean);
   let list = rows().filter((m) => { const text = `${m.name} ${m.role} ${m.axis} ${m.outcome || ""} ${m.error || ""} ${m.key}`.toLowerCase(); return words.every((w) => text.includes(w)); });
   const column = columns.find((c) => c.id === state.sort) || columns[0], way = state.down ? -1 : 1;
@@ -203,7 +204,7 @@ const EVIDENCE = {
 };
 function trust() {
   const s = DATA.search, n = DATA.noise, device = DATA.device;
-  const facts = (map) => Object.entries(map).map(([k, v]) => [k.replaceAll("_", " "), v]);
+  const facts = (map) => Object.entries(map).map(([k, v]) => [k.replace(/^options\./, "").replaceAll("_", " "), v]);
   const finals = DATA.models.filter((m) => m.verdict);
   put(byId("trust-body"), 
     el("div", { class: "prose" },
@@ -314,7 +315,7 @@ function controls() {
     box.value = state[key];
     box.addEventListener("change", () => { state[key] = box.value; chart.draw(state); });
   }
-  for (const id of ["whiskers", "others"]) byId(id).addEventListener("change", (e) => { state[id] = e.target.checked; chart.draw(state); });
+  for (const id of ["whiskers", "others", "wide"]) byId(id).addEventListener("change", (e) => { state[id] = e.target.checked; chart.draw(state); });
   const rows = byId("rows");
   rows.append(...Object.entries(ROWS).map(([k, v]) => el("option", { value: k }, `${v.title} (${v.rows().length})`)));
   rows.addEventListener("change", () => { state.rows = rows.value; state.all = false; if (!ROWS[state.rows].columns.some((c) => c.id === state.sort)) state.sort = "number"; table(); });
@@ -331,7 +332,7 @@ function controls() {
   addEventListener("scroll", hideTip, { passive: true });
   addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
 }
-byId("front-note").textContent = "Filled marks are models that no other beats in accuracy, latency and size together. Whiskers are 95 % intervals; that of the metric is the paired one against fp32. The shaded part keeps the budget. Choose a model to see it everywhere below.";
+byId("front-note").textContent = unbroken("Filled marks are models that no other beats in accuracy, latency and size together. Whiskers are 95 % intervals; that of the metric is the paired one against fp32. The shaded part keeps the budget. Choose a model to see it everywhere below.");
 controls();
 if (!DATA.models.length) for (const id of ["front", "models", "chosen", "take"]) byId(id).hidden = true;
 verdict();
