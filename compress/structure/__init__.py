@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from modeltailor.compress.structure.block_ranking import RankedBlock, rank_blocks
     from modeltailor.compress.structure.blocks import removable_blocks
+    from modeltailor.compress.structure.cost import LayerCost, count_parameters, layer_costs
     from modeltailor.compress.structure.distillation import Distilled, Task, distill
     from modeltailor.compress.structure.groups import ChannelGroup, channel_groups
     from modeltailor.compress.structure.realization import Realized, kept_channels, realize, reshape
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChannelGroup",
     "Distilled",
+    "LayerCost",
     "RankedBlock",
     "Realized",
     "Recovered",
@@ -28,8 +30,10 @@ __all__ = [
     "TrainingData",
     "WeightCache",
     "channel_groups",
+    "count_parameters",
     "distill",
     "kept_channels",
+    "layer_costs",
     "rank_blocks",
     "realize",
     "recover",
@@ -40,6 +44,7 @@ __all__ = [
 _HOMES = {
     "ChannelGroup": "groups",
     "Distilled": "distillation",
+    "LayerCost": "cost",
     "RankedBlock": "block_ranking",
     "Realized": "realization",
     "Recovered": "recovery",
@@ -47,7 +52,9 @@ _HOMES = {
     "TrainingData": "training_data",
     "WeightCache": "weight_cache",
     "channel_groups": "groups",
+    "count_parameters": "cost",
     "distill": "distillation",
+    "layer_costs": "cost",
     "kept_channels": "realization",
     "rank_blocks": "block_ranking",
     "realize": "realization",

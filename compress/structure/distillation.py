@@ -164,7 +164,7 @@ class _Run:
         if training.mixup > 0 and not self.is_image:
             raise ConfigError("CFG-08", "training.mixup", "needs one image input [n, c, h, w]", "turn it off")
         if self.is_image:
-            student.to(memory_format=torch.channels_last)
+            student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         teacher.eval()
         student.train()
         for module in student.modules():
@@ -215,7 +215,7 @@ class _Run:
             with torch.no_grad():
                 for name, value in _floats(self.student):
                     value.copy_(self.averaged[name])
-        self.student.to(memory_format=torch.contiguous_format)
+        self.student.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.student.eval()
 
     def save(self, checkpoint: Checkpoint, step: int) -> None:
