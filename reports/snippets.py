@@ -50,6 +50,7 @@ for output, value in zip(session.get_outputs(), session.run(None, inputs)):
 _CPP = """\
 // g++ -std=c++17 run.cpp -I$$ORT/include -L$$ORT/lib -lonnxruntime -o run
 #include <onnxruntime_cxx_api.h>
+#include <algorithm>
 #include <iostream>
 #include <string>
 #include <vector>

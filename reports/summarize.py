@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
 from statistics import median
+from typing import Literal
 
 from modeltailor.compress.vocabulary import recipe_from_plain
 from modeltailor.reports.importance import option_importance
@@ -26,7 +27,7 @@ from modeltailor.reports.summary import (
     TrialPoint,
 )
 from modeltailor.reports.verdict import verdict_of
-from modeltailor.search.front import Figures, Objective, figures_of, nearest, pareto_front, recommend, violations
+from modeltailor.search.front import Figures, Limit, Objective, figures_of, margins, nearest, pareto_front, recommend
 from modeltailor.search.records import FinalRecord, RunHistory, RunRecord, TrialRecord
 from modeltailor.targets import Budget
 
@@ -93,55 +94,24 @@ def _judged(f: Figures, minimize: bool) -> Judged:
     )
 
 
+_UNITS: dict[Limit, Literal["ms", "bytes", "points", "metric"]] = {
+    "latency": "ms", "size": "bytes", "memory": "bytes", "drop": "points", "accuracy": "metric",
+}  # fmt: skip
+
+
 def limit_checks(figures: Figures, budget: Budget, minimize: bool) -> tuple[LimitCheck, ...]:
-    """Each limit of a budget held against one model; ``met`` is what ``search.front.violations`` says."""
-    judged = _judged(figures, minimize)
-    broken = {v.limit for v in violations(figures, budget, minimize=minimize)}
-    found: list[LimitCheck] = []
-    shares = (
-        ("latency", "ms", budget.latency_ms, judged.latency_ms),
-        ("size", "bytes", budget.size_bytes, judged.size_bytes),
-        ("memory", "bytes", budget.memory_bytes, judged.memory_bytes),
+    """Each limit of a budget held against one model, as :func:`modeltailor.search.front.margins` judges it."""
+    return tuple(
+        LimitCheck(
+            limit=m.limit,
+            allowed=m.allowed,
+            value=m.value,
+            met=m.kept,
+            margin=None if m.value is None else -m.excess,
+            unit=_UNITS[m.limit],
+        )
+        for m in margins(figures, budget, minimize=minimize)
     )
-    for limit, unit, allowed, value in shares:
-        if allowed is not None:
-            margin = None if value is None else (allowed - value) / allowed
-            found.append(
-                LimitCheck.model_validate(
-                    {
-                        "limit": limit,
-                        "allowed": allowed,
-                        "value": value,
-                        "met": limit not in broken,
-                        "margin": margin,
-                        "unit": unit,
-                    }
-                )
-            )
-    if budget.max_drop is not None:
-        found.append(
-            LimitCheck(
-                limit="drop",
-                allowed=budget.max_drop,
-                value=judged.drop_points,
-                met="drop" not in broken,
-                margin=budget.max_drop - judged.drop_points,
-                unit="points",
-            )
-        )
-    if budget.min_accuracy is not None:
-        room = budget.min_accuracy - judged.accuracy if minimize else judged.accuracy - budget.min_accuracy
-        found.append(
-            LimitCheck(
-                limit="accuracy",
-                allowed=budget.min_accuracy,
-                value=judged.accuracy,
-                met="accuracy" not in broken,
-                margin=100.0 * room,
-                unit="metric",
-            )
-        )
-    return tuple(found)
 
 
 def _quotient(a: Figures, b: Figures) -> Ratio:

@@ -33,15 +33,13 @@ const MT = (() => {
 
   /** Names of the limits that a model's judged figures do not keep. */
   function violations(judged, budget, minimize) {
-    const broken = [];
-    if (budget.latency_ms != null && judged.latency_ms > budget.latency_ms) broken.push("latency");
-    if (budget.size_bytes != null && judged.size_bytes > budget.size_bytes) broken.push("size");
-    if (budget.memory_bytes != null && (judged.memory_bytes == null || judged.memory_bytes > budget.memory_bytes)) broken.push("memory");
-    if (budget.max_drop != null && judged.drop_points > budget.max_drop + 1e-9) broken.push("drop");
-    if (budget.min_accuracy != null) {
-      const sign = minimize ? 1 : -1;
-      if (sign * (judged.accuracy - budget.min_accuracy) > 1e-12) broken.push("accuracy");
-    }
+    const broken = [], slack = 1e-9;
+    const share = (name, allowed, value) => { if (allowed != null && (value == null || (value - allowed) / allowed > slack)) broken.push(name); };
+    share("latency", budget.latency_ms, judged.latency_ms);
+    share("size", budget.size_bytes, judged.size_bytes);
+    share("memory", budget.memory_bytes, judged.memory_bytes);
+    if (budget.max_drop != null && judged.drop_points - budget.max_drop > slack) broken.push("drop");
+    if (budget.min_accuracy != null && 100 * (minimize ? 1 : -1) * (judged.accuracy - budget.min_accuracy) > slack) broken.push("accuracy");
     return broken;
   }
   function least(models, costs) {

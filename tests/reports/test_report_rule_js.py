@@ -75,6 +75,10 @@ def test_sliders_pick_what_python_picks(summary: RunSummary, tmp_path: Path) -> 
         for m in choosable(summary.models)
     ]
     budgets = _budgets(400, seed=5)
+    for m in summary.models:  # limits that are kept exactly, and just missed
+        budgets += [Budget(latency_ms=m.judged.latency_ms, size_bytes=m.size_bytes, max_drop=5.0)]
+        budgets += [Budget(min_accuracy=m.judged.accuracy, memory_bytes=m.peak_memory_bytes)]
+        budgets += [Budget(size_bytes=m.size_bytes - 1, max_drop=max(0.0, m.judged.drop_points))]
     plain = [{n: getattr(b, n) for n in Budget.__dataclass_fields__} for b in budgets]
     picks = _node({"models": models, "budgets": plain, "numbers": []}, tmp_path)["picks"]
     expected = [found.key if (found := pick(summary, b)) else "" for b in budgets]

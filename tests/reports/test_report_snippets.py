@@ -46,3 +46,15 @@ def test_settings_of_the_measurement_reach_every_program() -> None:
         assert "front/02-abc.onnx" in snippet.code
         assert "3" in snippet.code
         assert "$" not in snippet.code.replace("$ORT", "")
+
+
+@pytest.mark.slow
+def test_javascript_runs_as_printed(model: Path) -> None:
+    folder = model.parent
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node@1.30.0"]
+    subprocess.run(install, cwd=folder, check=True, capture_output=True)
+    code = next(s.code for s in snippets_for("best.onnx") if s.title == "JavaScript")
+    (folder / "run.js").write_text(code)
+    done = subprocess.run(["node", "run.js"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["scores", "[", "1,", "3,", "4", "]"]

@@ -13,7 +13,7 @@ from modeltailor.reports.schema import schema_text
 from modeltailor.reports.summarize import figures_of_model, limit_checks
 from modeltailor.reports.synthetic import synthetic_history
 from modeltailor.search.front import figures_of, pareto_front, violations
-from modeltailor.search.records import RunHistory
+from modeltailor.search.records import AccuracyRecord, RunHistory
 from modeltailor.targets import Budget
 
 limits = st.one_of(st.none(), st.floats(0.02, 2.0))
@@ -160,3 +160,33 @@ def test_epsilon_squared_of_known_groups() -> None:
     assert epsilon_squared([[1.0], [2.0]]) == 0.0  # as many groups as values tell nothing
     # by hand: SSw = 4, SSt = 5.5, n = 6, k = 2, so 1 - (4/4)/(5.5/5)
     assert epsilon_squared([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]) == pytest.approx(1 - 1.0 / 1.1)
+
+
+def _mirrored(record: AccuracyRecord) -> AccuracyRecord:
+    """The same result of a metric that is an error rate: 1 - accuracy, smaller is better."""
+    return record.model_copy(
+        update={
+            "value": 1 - record.value, "low": 1 - record.high, "high": 1 - record.low, "difference": -record.difference,
+            "difference_low": -record.difference_high, "difference_high": -record.difference_low,
+        }
+    )  # fmt: skip
+
+
+def test_a_metric_where_less_is_better_gives_the_mirrored_report(history: RunHistory, summary: RunSummary) -> None:
+    run = history.run.model_copy(update={"metric": {"name": "error rate", "minimize": True, "unit": ""}})
+    trials = tuple(
+        t.model_copy(update={"accuracy": _mirrored(t.accuracy)}) if t.accuracy else t for t in history.trials
+    )
+    finals = tuple(f.model_copy(update={"test_accuracy": _mirrored(f.test_accuracy)}) for f in history.finals)
+    found = summarize(RunHistory(run=run, trials=trials, finals=finals))
+    assert set(found.front) == set(summary.front)
+    assert found.best == summary.best
+    for model in found.models:
+        twin = summary.model_of(model.key)
+        assert twin is not None
+        assert model.judged.drop_points == pytest.approx(twin.judged.drop_points)
+        assert model.meets_budget == twin.meets_budget
+        assert set(model.ties) == set(twin.ties)
+        if model.over_uniform and twin.over_uniform:
+            assert model.over_uniform.accuracy_points == pytest.approx(twin.over_uniform.accuracy_points)
+    assert "points of error rate lost" in found.verdict.headline
