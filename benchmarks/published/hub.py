@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from modeltailor.estimators.predict import same, trend
 
 Floats = NDArray[np.float64]
 
+Own = Callable[[NDArray[np.bool_], int], Floats]
+"""Covariance over what is known of the items, given the pooled rows of the table and the row that is predicted."""
+
 _KEY = ["model_id", "component", "precision", "runtime"]
 
 
@@ -23,13 +27,13 @@ class Table:
     Attributes:
         devices: names.
         log_ms: ``[n_devices, n_items]``, NaN where nothing was published; for a ratio table the log ratio.
-        own: ``[n_items, n_items]`` covariance over what is known of the items.
+        own: covariance over what is known of the items.
         log_size: ``[n_items]``, stands for FLOPs, which the source does not give: log parameters.
     """
 
     devices: tuple[str, ...]
     log_ms: Floats
-    own: Floats
+    own: Own
     log_size: Floats
 
 
@@ -54,7 +58,7 @@ def latencies(folder: Path) -> Table:
     log_ms = np.log(table.to_numpy())
     precision, runtime = list(items.precision), list(items.runtime)
     network = list(items.model_id + "/" + items.component)
-    own = (
+    fixed = (
         same(precision, 0.05)
         + same(runtime, 0.02)
         + same([f"{p}/{r}" for p, r in zip(precision, runtime, strict=True)], 0.02)
@@ -62,25 +66,46 @@ def latencies(folder: Path) -> Table:
         + same([f"{n}/{p}" for n, p in zip(network, precision, strict=True)], 0.03)
         + trend(log_layers, 0.005, precision)
     )
+
+    def own(rows: NDArray[np.bool_], target: int) -> Floats:
+        return fixed + trend(_mean_shape(log_ms[rows]), 0.01, precision)
+
     return Table(
         devices=tuple(table.index), log_ms=log_ms, own=own, log_size=_log_size(folder, items.model_id.rename(None))
     )
 
 
 def ratios(folder: Path) -> Table:
-    """Log of the latency in 8-bit integers over that in float, of every (network, part, runtime) with both."""
-    frame = _frame(folder)
-    wide = frame.pivot_table(
+    """Log of the latency in 8-bit integers over that in float, of every (network, part, runtime) with both.
+
+    The float latencies are given, those on the predicted device too: who asks what int8 brings has run the float model.
+    """
+    wide = _frame(folder).pivot_table(
         index=["device", "model_id", "component", "runtime"], columns="precision", values="latency_ms", aggfunc="median"
     )
-    ratio = np.log(wide["w8a8"] / wide["float"]).dropna()
-    table = ratio.unstack(["model_id", "component", "runtime"])
+    keys = ["model_id", "component", "runtime"]
+    table = np.log(wide["w8a8"] / wide["float"]).dropna().unstack(keys)
+    log_float = np.log(wide["float"]).unstack(keys).reindex(index=table.index, columns=table.columns).to_numpy()
     items = table.columns.to_frame(index=False)
-    runtime, network = list(items.runtime), list(items.model_id + "/" + items.component)
-    own = same(runtime, 0.03) + same(network, 0.08)
+    fixed = same(list(items.runtime), 0.03) + same(list(items.model_id + "/" + items.component), 0.08)
+
+    def own(rows: NDArray[np.bool_], target: int) -> Floats:
+        usual = _mean_shape(log_float[rows])
+        unusual = log_float[target] - usual
+        unusual = np.nan_to_num(unusual - np.nanmedian(unusual))  # a float latency out of line changes the ratio
+        return fixed + trend(usual, 0.02) + np.outer(unusual, unusual)
+
     return Table(
         devices=tuple(table.index),
         log_ms=table.to_numpy(),
         own=own,
         log_size=_log_size(folder, items.model_id.rename(None)),
     )
+
+
+def _mean_shape(log_ms: Floats) -> Floats:
+    """Return the mean of the pooled devices, each around its own level; zero where none has a value."""
+    seen = (~np.isnan(log_ms)).any(axis=0)
+    shape = np.zeros(log_ms.shape[1])
+    shape[seen] = np.nanmean((log_ms - np.nanmean(log_ms, axis=1, keepdims=True))[:, seen], axis=0)
+    return shape

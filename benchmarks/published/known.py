@@ -25,15 +25,15 @@ class Problem:
     groups: tuple[str, ...]
     trust: Floats
     log_ms: Floats
-    own: Floats
+    own: hub.Own
     log_size: Floats
 
 
-def _model(problem: Problem, left_out: set[str]) -> tuple[KnownItems, Indices]:
+def _model(problem: Problem, left_out: set[str], target: int) -> tuple[KnownItems, Indices]:
     rows = np.array([g not in left_out for g in problem.groups])
     table = problem.log_ms[rows]
     items = np.flatnonzero((~np.isnan(table)).any(axis=0))
-    own = problem.own[np.ix_(items, items)]
+    own = problem.own(rows, target)[np.ix_(items, items)]
     return KnownItems(log_ms=completed(table[:, items], own), own=own, trust=problem.trust[rows]), items
 
 
@@ -54,15 +54,17 @@ def run(problem: Problem, effort: Effort, least: int = 5) -> Iterator[Score]:
         others = [g for g in groups if g != group]
         held_out = others if len(others) <= effort.inner else rng.choice(others, effort.inner, replace=False)
         for other in held_out:
-            model, items = _model(problem, {group, str(other)})
-            for row in [r for r, g in enumerate(problem.groups) if g == other]:
+            members = [r for r, g in enumerate(problem.groups) if g == other]
+            model, items = _model(problem, {group, str(other)}, members[0])
+            for row in members:
                 truth = problem.log_ms[row]
                 mixture, _, targets = _predicted(model, items, truth, effort.k)
                 if len(targets) >= least:
                     needed.append(needed_factors(mixture, truth[targets]))
         factor = band_factor(needed)
-        model, items = _model(problem, {group})
-        for row in [r for r, g in enumerate(problem.groups) if g == group]:
+        members = [r for r, g in enumerate(problem.groups) if g == group]
+        model, items = _model(problem, {group}, members[0])
+        for row in members:
             truth = problem.log_ms[row]
             mixture, measured, targets = _predicted(model, items, truth, effort.k)
             if len(targets) >= least:
@@ -99,7 +101,7 @@ def ncnn_rows(folder: Path, effort: Effort) -> Iterator[Score]:
         groups=data.chips,
         trust=data.trust,
         log_ms=data.log_ms,
-        own=data.own,
+        own=lambda rows, target: data.own,
         log_size=data.log_macs,
     )
     return run(problem, effort)

@@ -1,0 +1,164 @@
+"""The work of each kernel of a network: class, multiply-accumulates, bytes at the real formats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modeltailor.estimators.predict.graph import ExecutedGraph, Kernel, Tensor, read_graph
+
+__all__ = ["GraphWork", "KernelWork", "OperatorClass", "graph_work", "work_of"]
+
+OperatorClass = Literal["conv", "pointwise", "depthwise", "matmul", "move", "convert"]
+
+_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv", "NhwcConv"})
+_PRODUCTS = frozenset({
+    "Gemm", "QGemm", "FusedGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat", "MatMulNBits", "GemmFloat8",
+})  # fmt: skip
+_CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ReorderInput",
+                          "ReorderOutput", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
+_INTEGER = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul",
+                      "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul"})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelWork:
+    """What one kernel does.
+
+    Attributes:
+        name: of the kernel.
+        operator: as in the graph.
+        operator_class: which rate it runs at.
+        number_format: what it computes in: ``fp32``, ``fp16`` or ``int8``.
+        macs: multiply-accumulates.
+        padded_macs: the same with output channels filled up to the vector width.
+        read_bytes: activations and weights read, at the formats they are kept in.
+        written_bytes: outputs.
+    """
+
+    name: str
+    operator: str
+    operator_class: OperatorClass
+    number_format: Literal["fp32", "fp16", "int8"]
+    macs: int
+    padded_macs: int
+    read_bytes: int
+    written_bytes: int
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes read and written."""
+        return self.read_bytes + self.written_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphWork:
+    """The work of a network.
+
+    Attributes:
+        kernels: in the order of execution.
+        operators: the operators that occur.
+    """
+
+    kernels: tuple[KernelWork, ...]
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """The operators that occur."""
+        return frozenset(k.operator for k in self.kernels)
+
+    @property
+    def macs(self) -> int:
+        """All multiply-accumulates."""
+        return sum(k.macs for k in self.kernels)
+
+
+def graph_work(path: Path, dimensions: Mapping[str, int] | None = None, lanes: int = 8) -> GraphWork:
+    """Return the work of an ONNX file.
+
+    Args:
+        path: the file; the graph as the runtime optimized it gives the truest kernels.
+        dimensions: sizes of symbolic dimensions by name.
+        lanes: elements of 32 bits in a vector register; 8-bit kernels have four times as many.
+
+    Raises:
+        ModelError: the file cannot be read, or a shape stays unknown.
+    """
+    return work_of(read_graph(path, dimensions), lanes)
+
+
+def work_of(graph: ExecutedGraph, lanes: int = 8) -> GraphWork:
+    """Return the work of a graph that was read."""
+    return GraphWork(kernels=tuple(_kernel_work(k, lanes) for k in graph.kernels))
+
+
+def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
+    kind, macs, channels = _amount(kernel)
+    number_format = _format(kernel)
+    width = lanes * (4 if number_format == "int8" else 2 if number_format == "fp16" else 1)
+    padded = macs if channels == 0 else math.ceil(macs * (-(-channels // width) * width) / channels)
+    return KernelWork(
+        name=kernel.name,
+        operator=kernel.operator,
+        operator_class=kind,
+        number_format=number_format,
+        macs=macs,
+        padded_macs=padded,
+        read_bytes=sum(t.size_bytes for t in kernel.inputs),
+        written_bytes=sum(t.size_bytes for t in kernel.outputs),
+    )
+
+
+def _format(kernel: Kernel) -> Literal["fp32", "fp16", "int8"]:
+    if kernel.operator in _INTEGER:
+        return "int8"
+    moving = [t for t in kernel.inputs if not t.constant and t.elements > 1]
+    if moving and all(t.bits == 8 for t in moving) and any(t.bits == 8 for t in kernel.outputs):
+        return "int8"  # dequantize, compute, quantize: fused by every runtime that has the integer kernel
+    return "fp16" if moving and all(t.bits == 16 for t in moving) else "fp32"
+
+
+def _amount(kernel: Kernel) -> tuple[OperatorClass, int, int]:
+    """Return class, multiply-accumulates, and the channels that are laid along a vector (0: none)."""
+    if kernel.operator in _CONVOLUTIONS:
+        return _convolution(kernel)
+    if kernel.operator == "ConvTranspose":
+        weight = _weight(kernel)
+        return "conv", kernel.inputs[0].elements * math.prod(weight.shape[1:]), weight.shape[1]
+    if kernel.operator in _PRODUCTS:
+        return _product(kernel)
+    if kernel.operator in {"LSTM", "GRU", "RNN"}:
+        steps = math.prod(kernel.inputs[0].shape[:2])
+        return "matmul", steps * sum(t.elements for t in kernel.inputs[1:3]), 0
+    if kernel.operator == "Attention" and len(kernel.inputs) > 1 and len(kernel.inputs[0].shape) == 3:
+        batch, length, width = kernel.inputs[0].shape
+        inner = kernel.inputs[1].shape[-1] // 3
+        return "matmul", batch * length * (width * 3 * inner + 2 * length * inner), 0
+    return ("convert" if kernel.operator in _CONVERSIONS else "move"), 0, 0
+
+
+def _weight(kernel: Kernel) -> Tensor:
+    return next(t for t in kernel.inputs[1:] if len(t.shape) == len(kernel.inputs[0].shape))
+
+
+def _convolution(kernel: Kernel) -> tuple[OperatorClass, int, int]:
+    weight = _weight(kernel)
+    out_channels, in_of_group, *window = weight.shape
+    macs = kernel.outputs[0].elements * in_of_group * math.prod(window)
+    groups = kernel.attributes.get("group", (1,))[0]
+    if groups > 1 and in_of_group == 1:
+        return "depthwise", macs, out_channels
+    return ("pointwise" if math.prod(window) == 1 else "conv"), macs, out_channels
+
+
+def _product(kernel: Kernel) -> tuple[OperatorClass, int, int]:
+    out = kernel.outputs[0]
+    if "K" in kernel.attributes and "N" in kernel.attributes:  # weights packed in blocks
+        return "matmul", out.elements * kernel.attributes["K"][0], kernel.attributes["N"][0]
+    transposed = kernel.operator in {"Gemm", "QGemm", "FusedGemm"} and kernel.attributes.get("transA", (0,))[0]
+    depth = kernel.inputs[0].shape[0 if transposed else -1]
+    return "matmul", out.elements * depth, out.shape[-1]
