@@ -19,6 +19,7 @@ from modeltailor.compress.structure.calling import Inputs, named_inputs, output_
 from modeltailor.compress.structure.cost import count_parameters, layer_costs
 from modeltailor.compress.structure.distillation import Task
 from modeltailor.compress.structure.groups import prunable
+from modeltailor.compress.structure.heads import find_attention, head_scores, remove_heads
 from modeltailor.compress.structure.learning import fingerprint, learn_once
 from modeltailor.compress.structure.pruning_graph import Coupling, PruningGraph
 from modeltailor.compress.structure.scores import channel_scores, gradients
@@ -157,7 +158,7 @@ def reshape(
     else:
         made = copy.deepcopy(module)
     made.eval()
-    producers = _producers(made, inputs, structure) if structure.keep else {}
+    producers = _producers(made, inputs) if structure.keep and structure.removed else {}
     if structure.removed:
         remove_blocks(made, inputs, structure.removed)
     if structure.keep:
@@ -174,15 +175,14 @@ def reshape(
     return made
 
 
-def _producers(made: nn.Module, inputs: dict[str, Tensor], structure: Structure) -> dict[str, tuple[str, ...]]:
-    """The layers behind each named group, before blocks go."""
+def _producers(made: nn.Module, inputs: dict[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """The layers behind each group, before blocks go."""
     copied = copy.deepcopy(made)
     rewrite_shortcuts(copied, inputs)
-    found = {c.root: c.producers for c in prunable(PruningGraph(copied, inputs))}
-    for name, _ in structure.keep:
-        if name not in found:
-            raise CandidateError("UNSUPPORTED", name, "is not a channel group of this model", "list channel_groups()")
-    return found
+    return {
+        **{c.root: c.producers for c in prunable(PruningGraph(copied, inputs))},
+        **{a.name: a.inputs for a in find_attention(copied, inputs)},
+    }
 
 
 def _remove_channels(
@@ -201,12 +201,19 @@ def _remove_channels(
             raise ConfigError("CFG-11", "structure.score", "taylor needs calibration data", "give it, or use magnitude")
         rows = torch.arange(min(_SCORE_ROWS, len(calibration))).numpy()
         slopes = gradients(made, *calibration.batch(rows))
+    attentions = {a.name: a for a in find_attention(made, inputs)}
+    silent: dict[str, list[int]] = {}
+    for name, share in structure.keep:
+        if name in attentions:
+            scores = head_scores(made, attentions[name], slopes)
+            silent[name] = _weakest(scores, attentions[name].heads - kept_channels(len(scores), share, 1), 1)
     graph = PruningGraph(made, inputs)
     couplings = prunable(graph)
     plans: list[tuple[Coupling, list[int]]] = []
     for name, share in structure.keep:
-        found = [c for c in couplings if set(c.producers) & set(producers[name])]
-        coupling = next((c for c in found if c.root == name), found[0] if found else None)
+        if name in attentions:
+            continue
+        coupling = _coupling(couplings, name, producers)
         if coupling is None:
             continue  # it went with its block
         keep = kept_channels(coupling.channels, share, multiple, coupling.divisor)
@@ -215,9 +222,25 @@ def _remove_channels(
     for coupling, gone in plans:
         if gone:
             graph.remove(coupling, gone)
+    for name, heads in silent.items():
+        remove_heads(made, attentions[name], heads)
     for name, original in replaced.items():
         if _shape(made, name) == before[name]:
             made.set_submodule(name, original)  # untouched: the shortcut without weights is cheaper
+
+
+def _coupling(couplings: tuple[Coupling, ...], name: str, producers: dict[str, tuple[str, ...]]) -> Coupling | None:
+    """The coupling of that name; if its first layer went with a block, the one that shares a layer with it.
+
+    Raises:
+        CandidateError: the original network has no such group.
+    """
+    exact = next((c for c in couplings if c.root == name), None)
+    if exact is not None:
+        return exact
+    if name not in producers:
+        raise CandidateError("UNSUPPORTED", name, "is not a channel group of this model", "list channel_groups()")
+    return next((c for c in couplings if set(c.producers) & set(producers[name])), None)
 
 
 def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
