@@ -76,7 +76,7 @@ _FACTORS = np.array(
     [0.03, 0.06, 0.1, 0.18, 0.3, 0.42, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.65, 2.4, 3.3, 5.5, 10.0, 17.0, 33.0]
 )
 _DEVIATIONS = np.array([0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.0])  # as multiples of the trusted values
-_NOISES = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
+_NOISES = np.array([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,8 +158,19 @@ class AdditiveModel:
         out: Floats = np.where(self.arrays.allowed, base + floor, 0.0)
         return out
 
+    def _columns(self) -> Indices:
+        """Which options of a site share their error, ``(S, K)``: those told to cost the same in the same domain.
+
+        Formats that differ in storage only run on the same kernel; they must not be told apart by its noise.
+        """
+        base, domain = self.arrays.base[OBJECTIVES.index(self.objective)], self.arrays.domain
+        same = (base[:, :, None] == base[:, None, :]) & (domain[:, :, None] == domain[:, None, :])
+        out: Indices = same.argmax(axis=2)
+        return out
+
     def _site_scale(self, structures: Indices) -> Floats:
-        return self.arrays.scale[structures, OBJECTIVES.index(self.objective)]
+        out: Floats = self.arrays.scale[structures, OBJECTIVES.index(self.objective)]
+        return out
 
     def _differ(self) -> NDArray[np.bool_]:
         domain, e = self.arrays.domain, self.edges
@@ -195,7 +206,7 @@ class AdditiveModel:
         which[np.arange(n), structures] = 1.0
         total = own.sum(axis=1)
         site = np.zeros((n, s * k))
-        site[np.arange(n)[:, None], sites * k + choices] = deviation
+        site[np.arange(n)[:, None], sites * k + self._columns()[sites, choices]] = deviation
         columns = (e * (k * k))[None, :] + a * k + b
         return Features(
             structures=structures,
@@ -205,6 +216,7 @@ class AdditiveModel:
                 total, by_name, which * total[:, None], crossing, pair.sum(axis=1), (crossed * pair).sum(axis=1),
             ]),
             constants=np.column_stack([np.ones(n), which]),
+            own=own,
             site=site,
             pair=csr_array((pair.ravel(), columns.ravel(), np.arange(n + 1) * len(e)), shape=(n, len(e) * k * k)),
         )  # fmt: skip
@@ -266,7 +278,7 @@ class AdditiveModel:
         """Noise variance of each trial; in a saturated loss nothing can be read."""
         relative = self.trust.relative_noise
         size = np.maximum(np.abs(y), 0.5 * np.abs(features.fixed + factor * features.total)) if relative else 0.0
-        variance = (noise * self.trust.noise * self.unit) ** 2 + (relative * size) ** 2
+        variance = (noise * self.trust.noise * self.unit) ** 2 + (noise * relative * size) ** 2
         if self.ceiling is not None:
             variance = variance + (0.5 * y * np.clip(y / self.ceiling, 0.0, None)) ** 2
         return np.broadcast_to(np.asarray(variance, dtype=np.float64), y.shape).copy()
@@ -315,6 +327,7 @@ class Features:
         total: expected value of the sites and crossings at factor 1, ``(n,)``.
         shared: what all sites share, ``(n, G)``.
         constants: one, and one a structure, ``(n, 1 + T)``.
+        own: expected cost of the choice at each site, ``(n, S)``.
         site: one-hot choices times their deviation scale, ``(n, S * K)``.
         pair: one-hot pairs of choices times their scale, ``(n, E * K * K)``.
     """
@@ -324,6 +337,7 @@ class Features:
     total: Floats
     shared: Floats
     constants: Floats
+    own: Floats
     site: Floats
     pair: csr_array
 
@@ -331,7 +345,7 @@ class Features:
         """The features of some of the recipes."""
         return Features(
             structures=self.structures[rows], fixed=self.fixed[rows], total=self.total[rows], shared=self.shared[rows],
-            constants=self.constants[rows], site=self.site[rows], pair=self.pair[rows],
+            constants=self.constants[rows], own=self.own[rows], site=self.site[rows], pair=self.pair[rows],
         )  # fmt: skip
 
 
@@ -339,7 +353,7 @@ def _gram_parts(model: AdditiveModel, left: Features, right: Features) -> tuple[
     """Covariance of two sets of recipes: constants, what is shared, and deviations of sites and pairs."""
     constants = (left.constants * model._constant_std() ** 2) @ right.constants.T
     shared = (left.shared * model._shared_std() ** 2) @ right.shared.T
-    deviation = model.trust.deviation**2 * (left.site @ right.site.T)
+    deviation = model.trust.deviation**2 * (left.site @ right.site.T + left.own @ right.own.T)
     if model.trust.interaction:
         deviation = deviation + model.trust.interaction**2 * (left.pair @ right.pair.T).toarray()
     return constants, shared, deviation
@@ -383,24 +397,28 @@ class Belief:
         site_std = self.factor * self.deviation * model.trust.deviation
         pair_std = self.factor * self.deviation * model.trust.interaction
         shared, constants = np.zeros(len(shared_std)), np.zeros(len(constant_std))
+        slope: Floats = np.zeros(s)
         site, pair = np.zeros(s * k), np.zeros(len(model.edges) * k * k)
         residual = self.residual
         if rng is not None:
             shared = shared_std * rng.standard_normal(len(shared))
             constants = constant_std * rng.standard_normal(len(constants))
+            slope = site_std * rng.standard_normal(s)
             site = site_std * rng.standard_normal(len(site))
             pair = pair_std * rng.standard_normal(len(pair))
             noise = np.sqrt(self.variance) * rng.standard_normal(len(self.variance))
-            residual = residual - (f.shared @ shared + f.constants @ constants + f.site @ site + f.pair @ pair) - noise
+            residual = residual - noise - (f.shared @ shared + f.constants @ constants + f.pair @ pair)
+            residual = residual - (f.own @ slope + f.site @ site)
         if len(residual):
             v = cho_solve((self.cholesky, True), residual)
             shared = shared + shared_std**2 * (f.shared.T @ v)
             constants = constants + constant_std**2 * (f.constants.T @ v)
+            slope = slope + site_std**2 * (f.own.T @ v)
             site = site + site_std**2 * (f.site.T @ v)
             pair = pair + pair_std**2 * (f.pair.T @ v)
-        return self._assemble(structure, shared, constants, site, pair)
+        return self._assemble(structure, shared, constants, slope, site, pair)
 
-    def _assemble(self, t: int, shared: Floats, constants: Floats, site: Floats, pair: Floats) -> Draw:
+    def _assemble(self, t: int, shared: Floats, constants: Floats, slope: Floats, site: Floats, pair: Floats) -> Draw:
         model = self.model
         s, k = model.groups.shape
         n_groups, n_structures = int(model.groups.max(initial=0)) + 1, len(model.arrays.fixed)
@@ -409,8 +427,9 @@ class Belief:
         crossing, interaction, across = shared[1 + n_groups + n_structures :]
         scale = model._site_scale(np.array([t]))[0]
         base = model.arrays.of(model.objective, t)
-        relative = self.factor + whole + by_name[model.groups] + by_structure[t]
-        own = base * relative + site.reshape(s, k) * model._deviation_scale() * scale[:, None]
+        relative = self.factor + whole + by_name[model.groups] + by_structure[t] + slope[:, None]
+        site_of_option = np.take_along_axis(site.reshape(s, k), model._columns(), axis=1)
+        own = base * relative + site_of_option * model._deviation_scale() * scale[:, None]
         own = np.where(base > 0, np.maximum(own, 0.1 * self.factor * base), own)
         differ = model._differ()
         pair_scale = np.sqrt(scale[model.edges[:, 0]] * scale[model.edges[:, 1]])[:, None, None] * model._pair_scale()
@@ -424,7 +443,7 @@ class Belief:
         query = self.model.features(structures, choices)
         mean = query.fixed + self.factor * query.total
         constants, shared = self.model._constant_std(), self.model._shared_std()
-        own = self.model.trust.deviation**2 * np.square(query.site).sum(axis=1)
+        own = self.model.trust.deviation**2 * (np.square(query.site).sum(axis=1) + np.square(query.own).sum(axis=1))
         own = own + self.model.trust.interaction**2 * query.pair.multiply(query.pair).sum(axis=1)
         variance = np.square(query.constants) @ constants**2
         variance = variance + self.factor**2 * (np.square(query.shared) @ shared**2 + self.deviation**2 * own)

@@ -34,7 +34,10 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 _WEIGHTINGS = 192  # weighted sums that are minimised a proposal, over all structures
+
+
 _EXACT = 96  # candidates a structure whose uncertainty is computed
+_CURIOSITY = 0.3  # share of the uncertainty that may attract: more of it explored more than it gained on the landscapes
 _HORIZON = 6  # trials over which the training of a structure is written off
 
 
@@ -246,7 +249,7 @@ class TailorSampler(BaseSampler):
         structures = np.full(len(candidates), t, dtype=np.int64)
         predicted = [b.predict(structures, candidates) for b in beliefs]
         mean = np.stack([m for m, _ in predicted], axis=1)
-        gains = boxes.expected_gains(mean, np.stack([s for _, s in predicted], axis=1))
+        gains = boxes.expected_gains(mean, _CURIOSITY * np.stack([s for _, s in predicted], axis=1))
         if gains.max() <= 0.0:
             # Nothing is expected to gain: come as near to the target as can be.
             gains = -1e9 - (np.maximum(mean / boxes.reference - 1.0, 0.0)).max(axis=1)
@@ -289,6 +292,7 @@ class TailorSampler(BaseSampler):
         n_structures = len(self.space.structures)
         share = max(24, _WEIGHTINGS // min(4, n_structures))
         found = [self._solve(expected, beliefs, share // 2, rng)]
+
         for _ in range(2):
             found.append(self._solve([b.draw(t, rng) for b in beliefs], beliefs, share // 4, rng))
         own = history.choices[history.structures == t]
