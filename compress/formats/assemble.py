@@ -113,6 +113,29 @@ def _model(graph: PreparedGraph, emitter: Emitter) -> ModelProto:
     ir_version = max(8, min(source.ir_version, 10))
     model = helper.make_model(made, opset_imports=opsets, functions=functions, ir_version=ir_version)
     model.ClearField("producer_name")
-    nodes = source.graph.node
-    shorten(model, {nodes[s.node].output[0]: site_label(s.site.position) for s in graph.sites})
+    shorten(model, _labels(graph, model))
     return model
+
+
+_FUSED_AFTER = frozenset(
+    ("BatchNormalization", "Mul", "Add", "Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
+)
+
+
+def _labels(graph: PreparedGraph, model: ModelProto) -> dict[str, str]:
+    """Names by which the sites are found again after the runtime's fusions, which name nodes after what they give."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    labels: dict[str, str] = {}
+    for site in graph.sites:
+        tensor, label = graph.model.graph.node[site.node].output[0], site_label(site.site.position)
+        labels[tensor] = label
+        for step in "abc" if site.site.kind in ("conv", "depthwise") else "":
+            after = readers.get(tensor, [])
+            if len(after) != 1 or after[0].op_type not in _FUSED_AFTER:
+                break
+            tensor = after[0].output[0]
+            labels.setdefault(tensor, f"{label}_{step}")
+    return labels

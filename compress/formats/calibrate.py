@@ -119,6 +119,11 @@ class Calibration:
         """Number of calibration samples."""
         return self._n
 
+    @property
+    def inputs(self) -> Inputs:
+        """The calibration samples by input name."""
+        return self._inputs
+
     def feeds(self, samples: int, size: int = 32) -> Iterator[dict[str, NDArray[np.generic]]]:
         """Yield the first ``samples`` calibration samples as feeds; whole batches only where the model fixes them."""
         step = self._fixed_batch or size

@@ -318,7 +318,7 @@ def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) 
         label = re.split(r"[_/]", node.name, maxsplit=1)[0]
         if label in labels and labels[label] not in found:
             found[labels[label]] = node.op_type
-        elif node.op_type in _KERNELS["conv"]:
+        elif node.op_type in ("Conv", "FusedConv", "NhwcFusedConv"):
             renamed["conv"].append(node.op_type)
         elif node.op_type in ("FusedGemm", "FusedMatMul"):
             renamed["matmul"].append(node.op_type)

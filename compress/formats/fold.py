@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from modeltailor.compress.formats.nodes import attribute_int, has_subgraph, names_used
 
-__all__ = ["fold_batch_norm", "fold_constants", "merge_slices", "remove_identities"]
+__all__ = ["fold_affine", "fold_batch_norm", "fold_constants", "merge_slices", "remove_identities"]
 
 _FOLDABLE = frozenset(
     (
@@ -189,6 +189,72 @@ def fold_batch_norm(graph: GraphProto) -> None:
         makers[node.output[0]] = conv
         dropped.add(at)
     _replace_nodes(graph, [n for at, n in enumerate(graph.node) if at not in dropped])
+
+
+def _channel_values(tensors: dict[str, TensorProto], name: str, channels: int) -> NDArray[np.float64] | None:
+    """Value of a constant that scales or shifts the channels of a feature map, shape ``[channels]``; else ``None``."""
+    if name not in tensors or tensors[name].data_type != TensorProto.FLOAT:
+        return None
+    dims = list(tensors[name].dims)
+    if int(np.prod(dims, dtype=np.int64)) == 1:
+        return np.full(channels, numpy_helper.to_array(tensors[name]).astype(np.float64).reshape(-1)[0])
+    while dims and dims[0] == 1 and len(dims) > 3:
+        dims = dims[1:]
+    if dims != [channels, 1, 1]:
+        return None
+    return numpy_helper.to_array(tensors[name]).astype(np.float64).reshape(-1)
+
+
+def fold_affine(graph: GraphProto) -> None:
+    """Fold constant ``Mul`` and ``Add`` of the channels into the two-dimensional convolution in front of them."""
+    tensors = {t.name: t for t in graph.initializer}
+    reads: dict[str, int] = {}
+    for node in graph.node:
+        for name in names_used([node]):
+            reads[name] = reads.get(name, 0) + 1
+    outputs = {o.name for o in graph.output}
+    makers: dict[str, NodeProto] = {}
+    kept = []
+    for node in graph.node:
+        conv = next((makers[i] for i in node.input if i in makers), None) if node.op_type in ("Mul", "Add") else None
+        if conv is not None and reads[conv.output[0]] == 1 and conv.output[0] not in outputs:
+            other = next((i for i in node.input if i != conv.output[0]), "")
+            weight = numpy_helper.to_array(tensors[conv.input[1]]).astype(np.float64)
+            value = _channel_values(tensors, other, len(weight))
+            if value is not None:
+                factor, shift = (value, 0.0) if node.op_type == "Mul" else (1.0, value)
+                has_bias = len(conv.input) > 2 and conv.input[2]
+                bias = numpy_helper.to_array(tensors[conv.input[2]]).astype(np.float64) if has_bias else 0.0
+                fresh = [conv.input[1], f"{conv.input[1]}/bias"]
+                if node.op_type == "Mul":
+                    fresh[0] = conv.input[1] if reads[conv.input[1]] == 1 else f"{conv.input[1]}/{node.output[0]}"
+                    weight = weight * value.reshape(-1, *([1] * (weight.ndim - 1)))
+                moved = np.broadcast_to(np.asarray(bias * factor + shift), (len(weight),))
+                fresh[1] = f"{fresh[0]}/{node.output[0]}/bias"
+                for name, array in zip(fresh, (weight, moved), strict=True):
+                    made = numpy_helper.from_array(np.ascontiguousarray(array.astype(np.float32)), name)
+                    if name in tensors:
+                        tensors[name].CopyFrom(made)
+                    else:
+                        graph.initializer.append(made)
+                        tensors[name] = graph.initializer[-1]
+                        reads[name] = 1
+                rest = [conv.input[0], *fresh]
+                del conv.input[:]
+                conv.input.extend(rest)
+                makers.pop(conv.output[0])
+                conv.output[0] = node.output[0]
+                makers[node.output[0]] = conv
+                continue
+        if (
+            node.op_type == "Conv"
+            and all(i in tensors for i in node.input[1:] if i)
+            and len(tensors[node.input[1]].dims) == 4
+            and tensors[node.input[1]].data_type == TensorProto.FLOAT
+        ):
+            makers[node.output[0]] = node
+        kept.append(node)
+    _replace_nodes(graph, kept)
 
 
 def merge_slices(graph: GraphProto) -> None:

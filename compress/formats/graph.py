@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference, version_converter
 from onnx.inliner import inline_local_functions
 
-from modeltailor.compress.formats.fold import fold_batch_norm, fold_constants, merge_slices, remove_identities
+from modeltailor.compress.formats.fold import (
+    fold_affine,
+    fold_batch_norm,
+    fold_constants,
+    merge_slices,
+    remove_identities,
+)
 from modeltailor.compress.formats.nodes import attribute_int, attribute_text, names_used
 from modeltailor.compress.vocabulary import Site, SiteKind
 from modeltailor.errors import ModelError
@@ -195,6 +201,7 @@ def prepare(
     remove_identities(ready.graph)
     fold_constants(ready)
     fold_batch_norm(ready.graph)
+    fold_affine(ready.graph)
     merge_slices(ready.graph)
     used = names_used(ready.graph.node) | {o.name for o in ready.graph.output}
     kept = [t for t in ready.graph.initializer if t.name in used]

