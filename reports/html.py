@@ -24,6 +24,7 @@ from modeltailor.reports.snippets import runtime_of, snippets_for
 from modeltailor.reports.summarize import choosable
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
 from modeltailor.reports.verdict import limit_sentence
+from modeltailor.reports.wording import stage_text
 from modeltailor.search.records import AccuracyRecord, SiteRecord
 
 __all__ = ["page_data", "render_html"]
@@ -32,6 +33,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 _SCRIPTS = ("rule.js", "draw.js", "chart.js", "layers.js", "report.js")
 _LONGEST_NAME = 120
+_PROFILE_FACTS = ("name", "title", "kind", "processor", "provider", "threads", "memory_bytes", "flash_bytes", "notes")
 _UNIT = re.compile(r"(\d) (?=%|[KMG]?B\b|ms\b|s\b|min\b|points\b)")
 _LONGEST_JOB = 20_000
 
@@ -192,12 +194,12 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
             "stopped": shown(search.stopped, 300),
             "seconds": search.seconds,
             "hypervolume": [[_short(s), _short(v)] for s, v in search.hypervolume],
-            "split": [[shown(k, 60), v] for k, v in search.time_split],
+            "split": [[shown(stage_text(k), 60), v] for k, v in search.time_split],
             "importance": [[shown(o.option, 80), o.accuracy, o.latency, o.n_values] for o in search.importance],
         },
         "noise": summary.noise.model_dump(),
         "device": _text_map(summary.device),
-        "profile": _text_map(summary.profile),
+        "profile": _text_map({k: summary.profile[k] for k in _PROFILE_FACTS if k in summary.profile}),
         "splits": {shown(k, 40): _text_map(v) for k, v in summary.splits.items()},
         "environment": _text_map(dict(summary.environment)),
         "notes": [shown(n, 400) for n in summary.notes],

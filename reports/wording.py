@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_UP, Decimal
 
-__all__ = ["amount", "bytes_text", "fixed", "metric_text", "ms_text", "percent", "points", "ratio", "seconds_text"]
+__all__ = [
+    "amount",
+    "bytes_text",
+    "fixed",
+    "metric_text",
+    "ms_text",
+    "percent",
+    "points",
+    "ratio",
+    "seconds_text",
+    "stage_text",
+]
 
 MINUS = "\u2212"
 
@@ -65,3 +76,19 @@ def seconds_text(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+_STAGES = {
+    "prepare": "preparing data and fp32",
+    "structure": "training structures",
+    "sensitivity": "sensitivities",
+    "build": "building files",
+    "score": "scoring accuracy",
+    "latency": "measuring latency",
+    "finals": "final measurement",
+}
+
+
+def stage_text(stage: str) -> str:
+    """What a stage of a run does, in words; unknown stages keep their name."""
+    return _STAGES.get(stage, stage)

@@ -216,7 +216,7 @@ function trust() {
       el("thead", {}, el("tr", {}, ["outcome", "stage", "trials", "what the first one said"].map((h, i) => el("th", { scope: "col", class: i === 2 ? null : "l" }, h)))),
       el("tbody", {}, s.failures.map((f) => el("tr", {}, el("td", { class: "l" }, isolated(f.outcome)), el("td", { class: "l" }, isolated(f.stage || "–")), el("td", {}, f.count), el("td", { class: "name l" }, isolated(f.example)))))))] : el("p", {}, "No trial failed."),
     el("div", { class: "cols", id: "conditions" },
-      el("div", {}, el("h3", {}, "Device"), pairs(facts(device))),
+      el("div", {}, el("h3", {}, "Measured on"), pairs(facts(device)), Object.keys(DATA.profile).length ? [el("h3", {}, "Target profile"), pairs(facts(DATA.profile))] : null),
       el("div", {}, el("h3", {}, "Versions and seed"), pairs([["seed", DATA.seed], ["started", DATA.started], ...facts(DATA.environment)]),
         el("h3", {}, "Data"), pairs(Object.entries(DATA.splits).map(([k, v]) => [k, Object.entries(v).map(([a, b]) => (a === "samples" ? `${b} samples` : `${a.replaceAll("_", " ")}: ${b}`)).join(", ")])))),
   );

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from modeltailor.reports import RunSummary, pick, render_html
+from modeltailor.reports.wording import bytes_text, fixed, metric_text, ms_text, points, ratio
 from modeltailor.targets import Budget
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,27 @@ def test_table_sorts_filters_and_shows_failures(seen: dict[str, Any], summary: R
     assert len(seen["filtered"]) == sum("int8" in m.name for m in summary.models)
     assert seen["failed"] == summary.search.n_failed
     assert seen["layers"] == len(summary.models[0].recipe.sites)
+
+
+def test_every_figure_of_the_table_is_that_of_the_summary(seen: dict[str, Any], summary: RunSummary) -> None:
+    assert len(seen["table"]) == len(summary.models)
+    for key, name, speed, latency, size, memory, search, test, meets in seen["table"]:
+        m = summary.model_of(key)
+        assert m is not None
+        assert m.peak_memory_bytes is not None
+        assert m.accuracy.test is not None
+        assert name.startswith(m.name)
+        assert speed == f"{ratio(m.speedup.value)}±{fixed((m.speedup.high - m.speedup.low) / 2, 2)}"
+        assert latency == ms_text(m.latency_ms.value)
+        assert (size, memory) == (bytes_text(m.size_bytes), bytes_text(m.peak_memory_bytes))
+        for text, record in ((search, m.accuracy.search), (test, m.accuracy.test)):
+            assert text == metric_text(record.value) + points(100 * record.difference)
+        assert meets == ("yes" if m.meets_budget else "no")
+    best = summary.model_of(summary.best)
+    assert best is not None
+    assert seen["figures"][0].startswith(ratio(best.speedup.value))
+    assert seen["figures"][1] == ms_text(best.latency_ms.value)
+    assert seen["figures"][2].startswith(bytes_text(best.size_bytes))
 
 
 def test_download_holds_every_trial(seen: dict[str, Any], summary: RunSummary) -> None:

@@ -69,6 +69,8 @@ await page.click('[data-sort="size"]');
 seen.sorted = await page.$$eval("#table tbody tr", (rows) => rows.map((r) => BY_KEY.get(r.dataset.key).size));
 await page.click('[data-sort="size"]');
 seen.reversed = await page.$$eval("#table tbody tr", (rows) => rows.map((r) => BY_KEY.get(r.dataset.key).size));
+seen.table = await page.$$eval("#table tbody tr", (rows) => rows.map((r) => [r.dataset.key, ...[...r.children].map((c) => c.textContent.replaceAll("\u00a0", " "))]));
+seen.figures = await page.$$eval("#figures dd", (list) => list.map((n) => n.textContent.replaceAll("\u00a0", " ")));
 await page.fill("#find", "int8");
 seen.filtered = await column(0);
 await page.fill("#find", "");
