@@ -136,6 +136,7 @@ class LocalExecutor:
         self.cores = cores
         self.memory = memory
         self.facts: stages.PreparedFacts | None = None
+        self.channel_multiple = 8
         self._builder = Child(memory_bytes=plan.memory_limit_bytes, threads=cores, name="build")
         self._scorer = Child(memory_bytes=plan.memory_limit_bytes, threads=cores, name="score")
         self._realized: dict[str, stages.RealizedFacts] = {}
@@ -175,12 +176,17 @@ class LocalExecutor:
             self._build("baselines", self.plan.trial_timeout_s, structure_key=stages.ORIGINAL),
         )
 
-    def site_costs(self, settings: Settings, timeout_s: float) -> tuple[tuple[str, str, int, float], ...]:
-        """Bytes and sensitivity of every option of the original."""
+    def site_costs(
+        self, settings: Settings, formats: tuple[str, ...], limit_s: float
+    ) -> tuple[tuple[str, str, int, float], ...]:
+        """Bytes and sensitivity of those formats at every site of the original."""
         return cast(
             "tuple[tuple[str, str, int, float], ...]",
-            self._build("site_costs", timeout_s, structure_key=stages.ORIGINAL, settings=settings),
-        )
+            self._build(
+                "site_costs", limit_s + self.plan.trial_timeout_s, structure_key=stages.ORIGINAL, settings=settings,
+                formats=formats, limit_s=limit_s,
+            ),
+        )  # fmt: skip
 
     def _build(self, name: str, timeout_s: float, **arguments: object) -> object:
         return self._builder.call(
@@ -283,7 +289,13 @@ class LocalExecutor:
             limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
             self._realized[structure.key] = cast(
                 "stages.RealizedFacts",
-                self._build("realize_structure", limit + _TRAINING_GRACE_S, structure=structure, deadline_s=limit),
+                self._build(
+                    "realize_structure",
+                    limit + _TRAINING_GRACE_S,
+                    structure=structure,
+                    deadline_s=limit,
+                    channel_multiple=self.channel_multiple,
+                ),
             )
         return structure.key
 

@@ -7,15 +7,15 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from modeltailor.canonical import content_key, plain
-from modeltailor.compress import Format, Recipe, Settings, Structure
+from modeltailor.compress import Format, Recipe, Settings, Site, Structure
 from modeltailor.errors import CandidateError, DataError, ModelError, StudyConflict
 from modeltailor.search.executor import LocalExecutor, Task
 from modeltailor.search.finalize import certify_finalists, choose_finalists
@@ -25,6 +25,7 @@ from modeltailor.search.ledger import Ledger
 from modeltailor.search.options import FormatChoice, choose_formats
 from modeltailor.search.plan import SearchPlan
 from modeltailor.search.prior import build_costs, build_space
+from modeltailor.search.probing import Probed, probe_device, read_table
 from modeltailor.search.records import Role, RunHistory, RunRecord, TrialRecord
 from modeltailor.search.run_folder import RunFolder
 from modeltailor.search.sampler import CostTable, Goal, SearchSpace, TailorSampler, make_sampler
@@ -122,7 +123,7 @@ _BETWEEN_ARMS = 3
 """Trials on structures that exist before the next one is trained."""
 
 _FINAL_SHARE = 0.2
-_COSTS_SHARE = 0.25
+_COSTS_SHARE = 0.12
 
 _LOSS_SCALE = 0.10
 _REFERENCE = 1.1
@@ -183,10 +184,13 @@ class _Run:
         if again:
             self.folder.event("recovered", trials=again)
         self._phase = "baselines"
-        fp32, settings = self._baselines()
+        with _on_the_original():
+            sites = self._timed("build", self.executor.sites)
+        probed = self._probe([s.site for s in sites])
+        fp32, settings = self._baselines(probed)
         self._phase = "search"
-        if not self.ledger.attribute("stopped"):
-            self.ledger.keep("stopped", self._search(facts, fp32, settings))
+        if not self._is_over():
+            self.ledger.keep("stopped", self._search(facts, fp32, settings, probed))
         self._phase = "finals"
         self._finish()
         self._phase = "done"
@@ -194,7 +198,7 @@ class _Run:
         return self.history()
 
     def _open_study(self) -> Study:
-        study = self.folder.study(create=True, directions=["minimize"] * len(self.objectives))
+        study = self.folder.study(create=True, n_objectives=len(self.objectives))
         own = _job_key(self.request.job)
         if study.user_attrs.get("job_key", own) != own:
             raise StudyConflict(
@@ -226,7 +230,27 @@ class _Run:
         self.study.set_user_attr("run", self._run_record(facts).model_dump_json())
         return facts
 
-    def _baselines(self) -> tuple[TrialRecord, dict[str, Settings]]:
+    def _is_over(self) -> bool:
+        """Whether the search stopped before, and more trials or time were not given since."""
+        limits_bind = len(self.ledger.records()) >= self.plan.trials or not self._time_left(reserve=True)
+        reason = str(self.ledger.attribute("stopped", ""))
+        return bool(reason) and (limits_bind or not reason.startswith(("all ", "the time")))
+
+    def _probe(self, sites: Sequence[Site]) -> Probed:
+        """What pays on this device; decided once a run, so that a resumed one goes on alike."""
+        kept = self.ledger.attribute("probe")
+        if kept is None:
+            self._say("probing what pays on this device")
+            table = self._timed(
+                "probe", lambda: probe_device(self.request.device, cache=self.request.cache, time_s=self.plan.time_s)
+            )
+            kept = plain(read_table(table, sites))
+            self.ledger.keep("probe", kept)
+        probed = Probed(**{**kept, "notes": tuple(kept["notes"])})
+        self.executor.channel_multiple = probed.channel_multiple
+        return probed
+
+    def _baselines(self, probed: Probed) -> tuple[TrialRecord, dict[str, Settings]]:
         fp32 = self._evaluate_fixed(Recipe(), "fp32", "fp32")
         if not fp32.is_measured:
             kind = DataError if fp32.stage == "score" else ModelError
@@ -238,7 +262,8 @@ class _Run:
         settings: dict[str, Settings] = {}
         with _on_the_original():
             uniform = self._timed("build", self.executor.baselines)
-        for label, formats, chosen in uniform:
+        for label, formats, default in uniform:
+            chosen = replace(default, activation_signed=probed.activation_signed)
             settings[label] = chosen
             recipe = Recipe(formats=tuple((s, Format.parse(f)) for s, f in formats), settings=chosen)
             if not self._time_left(reserve=True):
@@ -264,16 +289,15 @@ class _Run:
 
     # -- the search -------------------------------------------------------------------------------------------------
 
-    def _search(self, facts: PreparedFacts, fp32: TrialRecord, settings: Mapping[str, Settings]) -> str:
+    def _search(self, facts: PreparedFacts, fp32: TrialRecord, settings: Mapping[str, Settings], probed: Probed) -> str:
         """Ask, evaluate, tell, until a reason to stop. Returns the reason."""
-        with _on_the_original():
-            sites = self.executor.sites()
-        baselines = [t for t in self.ledger.records() if t.role == "baseline"]
+        sites = self.executor.sites()
+        baselines = [t for t in self.ledger.records() if t.role == "baseline" and t.label in settings]
         choice = choose_formats(sites, baselines, settings, search_formats="formats" in self.plan.axes)
         arms = propose_structures(
             facts, axes=self.plan.axes, time_s=self.plan.time_s, cores=os.cpu_count() or 1, seed=self.plan.seed
         )
-        self._note(choice, facts, arms)
+        self._note(choice, facts, arms, probed)
         space = build_space(choice, arms)
         uniform = next((t for t in baselines if t.label == choice.uniform), None)
         self._say("finding out what each format costs at each site")
@@ -287,7 +311,7 @@ class _Run:
     def _site_costs(self, choice: FormatChoice, space: SearchSpace) -> dict[tuple[str, str], tuple[int, float]]:
         if all(len(d.options) == 1 for d in space.decisions):
             return {}
-        limit = max(20.0, _COSTS_SHARE * self.plan.time_s)
+        limit = _COSTS_SHARE * self.plan.time_s
         formats = tuple(sorted({f for d in space.decisions for f in d.options}))
         try:
             rows = self._timed("sensitivity", lambda: self.executor.site_costs(choice.settings, formats, limit))
@@ -365,7 +389,7 @@ class _Run:
                 continue
             copies = 0
             self._say(f"trying {arm.label if arm else 'formats'}")
-            role: Role = "seed" if "role" in trial.user_attrs else "search"
+            role: Role = trial.user_attrs.get("role", "search")
             label = str(trial.user_attrs.get("seed_label", ""))
             deadline = arm.train_s * 1.5 if arm else None
             task = Task(number=trial.number, recipe=recipe, role=role, label=label, deadline_s=deadline)
@@ -381,15 +405,16 @@ class _Run:
             t.user_attrs["seed_label"] for t in self.study.get_trials(deepcopy=False) if "seed_label" in t.user_attrs
         }
         waiting = [a for a in arms.values() if a.label not in tried]
-        searched = sum(t.role in ("search", "seed") for t in records)
-        if not waiting or searched < _BETWEEN_ARMS * len(tried) + min(_BETWEEN_ARMS, 2):
+        searched = sum(t.role == "search" for t in records)
+        if not waiting or searched < _BETWEEN_ARMS * (len(tried) + 1) - 1:
             return
         arm = waiting[0]
         if not self._affordable(arm):
             return
         fastest = {site: next((f for f in options if f != "fp32"), "fp32") for site, options in choice.options}
         self.study.enqueue_trial(
-            space.params_of(arm.label, fastest), user_attrs={"role": "seed", "seed_label": arm.label}
+            space.params_of(arm.label, fastest),
+            user_attrs={"role": "baseline" if arm.is_uniform else "seed", "seed_label": arm.label},
         )
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -502,8 +527,8 @@ class _Run:
             )
         )
 
-    def _note(self, choice: FormatChoice, facts: PreparedFacts, arms: tuple[Arm, ...]) -> None:
-        notes = [*facts.notes, *choice.notes]
+    def _note(self, choice: FormatChoice, facts: PreparedFacts, arms: tuple[Arm, ...], probed: Probed) -> None:
+        notes = [*facts.notes, *probed.notes, *choice.notes]
         closed = [a for a in self.plan.axes if a != "formats" and not any(arm.axis == a for arm in arms)]
         if closed and facts.kind == "onnx":
             notes.append(

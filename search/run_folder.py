@@ -137,7 +137,7 @@ class RunFolder:
             self._lock.close()
             self._lock = None
 
-    def study(self, *, create: bool = False, directions: Sequence[str] = (), sampler: Any = None) -> optuna.Study:
+    def study(self, *, create: bool = False, n_objectives: int = 3, sampler: Any = None) -> optuna.Study:
         """Open the Optuna study.
 
         Raises:
@@ -160,7 +160,7 @@ class RunFolder:
                     return optuna.create_study(
                         study_name=STUDY_NAME,
                         storage=storage,
-                        directions=list(directions),
+                        directions=["minimize"] * n_objectives,
                         sampler=sampler,
                         load_if_exists=True,
                     )

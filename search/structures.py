@@ -34,6 +34,7 @@ class Arm:
         axis: which axis of the search it belongs to.
         work: expected share of the original's multiply-accumulates.
         train_s: seconds that are set aside for its training.
+        is_uniform: one keep ratio for all groups it touches: the narrower network that people try by hand first.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Arm:
     axis: Axis
     work: float
     train_s: float
+    is_uniform: bool = False
 
 
 def propose_structures(
@@ -63,6 +65,7 @@ def propose_structures(
     opened = len({axis for _, axis, _, _ in shapes})
     affordable = int(_epochs(facts, time_s=time_s * _TRAINING_SHARE, cores=cores) / _WORTHWHILE_EPOCHS)
     count = max(1, min(most, len(shapes), max(opened, affordable)))
+    first_sparse = next((i for i, s in enumerate(shapes) if s[1] == "sparsity"), -1)
     training = _schedule(facts, share=1.0 / count, time_s=time_s, cores=cores, seed=seed)
     return tuple(
         Arm(
@@ -70,11 +73,12 @@ def propose_structures(
             axis=axis,
             work=work,
             train_s=time_s * _TRAINING_SHARE / count,
+            is_uniform=axis == "sparsity" and index == first_sparse,
             structure=Structure(
                 keep=shape.keep, removed=shape.removed, width=shape.width, depth=shape.depth, training=training
             ),
         )
-        for label, axis, work, shape in shapes[:count]
+        for index, (label, axis, work, shape) in enumerate(shapes[:count])
     )
 
 
@@ -126,7 +130,7 @@ def _spread(blocks: Sequence[str], count: int) -> tuple[str, ...]:
 def _interleave(a: list[_Shape], b: list[_Shape]) -> list[_Shape]:
     out: list[_Shape] = []
     for i in range(max(len(a), len(b))):
-        out += b[i : i + 1] + a[i : i + 1]
+        out += a[i : i + 1] + b[i : i + 1]
     return out
 
 

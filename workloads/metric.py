@@ -93,11 +93,12 @@ def _first(outputs: Outputs) -> Array:
 
 
 def _hit(outputs: Outputs, y: Array) -> Array:
-    return np.asarray(_first(outputs).argmax(axis=-1) == y, dtype=np.float64).reshape(len(y), -1).mean(axis=1)
+    hits: Array = np.asarray(_first(outputs).argmax(axis=-1) == y, dtype=np.float64).reshape(len(y), -1).mean(axis=1)
+    return hits
 
 
 def _hit5(outputs: Outputs, y: Array) -> Array:
-    top = np.argsort(-_first(outputs), axis=-1)[:, :5]
+    top: Array = np.argsort(-_first(outputs), axis=-1)[:, :5]
     return np.asarray((top == y[:, None]).any(axis=1), dtype=np.float64)
 
 

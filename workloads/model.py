@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from modeltailor.errors import ConfigError, EnvironmentFault, ModelError
 from modeltailor.workloads.code import load_callable, looks_like_code
 from modeltailor.workloads.spec import ModelSpec
-
-from modeltailor.errors import ConfigError, EnvironmentFault, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -183,7 +182,7 @@ def _hugging_face(folder: Path) -> torch.nn.Module:
     config = json.loads((folder / "config.json").read_text())
     names = [n for n in config.get("architectures", []) if hasattr(transformers, n)]
     loader = getattr(transformers, names[0]) if names else transformers.AutoModel
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call, unused-ignore]
     try:
         model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation="eager")
     except Exception as error:

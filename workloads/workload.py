@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from modeltailor.workloads.code import load_callable, looks_like_code
-from modeltailor.workloads.metric import BUILT_IN, Metric, MetricSpec, Outputs, built_in
 
 from modeltailor.errors import ConfigError, DataError
+from modeltailor.workloads.code import load_callable, looks_like_code
+from modeltailor.workloads.metric import BUILT_IN, Metric, MetricSpec, Outputs, built_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -78,7 +78,7 @@ def cli(debug: bool) -> None:
     "--out", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True, help="Run folder."
 )
 @click.option(
-    "--time", "time_", default="150s", show_default=True, callback=_quantity("parse_duration_s"), help="Wall clock."
+    "--time", "time_", default="170s", show_default=True, callback=_quantity("parse_duration_s"), help="Wall clock."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show the result only.")

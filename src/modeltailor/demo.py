@@ -118,7 +118,7 @@ def train(weights: Path, epochs: int = 8, seed: int = 0) -> float:
     hits = 0
     for _ in range(epochs):
         hits = 0
-        for rows in torch.randperm(len(x)).split(64):
+        for rows in torch.split(torch.randperm(len(x)), 64):
             optimizer.zero_grad()
             logits = net(x[rows])
             nn.functional.cross_entropy(logits, y[rows]).backward()  # type: ignore[no-untyped-call]
