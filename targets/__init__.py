@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modeltailor.targets.isolation import Child
     from modeltailor.targets.local import LocalDevice
     from modeltailor.targets.profile import Figure, Profile, list_profiles, load_profile
+    from modeltailor.targets.reach import open_device
 
 __all__ = [
     "Budget",
@@ -42,6 +43,7 @@ __all__ = [
     "Timings",
     "list_profiles",
     "load_profile",
+    "open_device",
 ]
 
 _LATE = {
@@ -52,6 +54,7 @@ _LATE = {
     "Profile": "profile",
     "list_profiles": "profile",
     "load_profile": "profile",
+    "open_device": "reach",
 }
 
 

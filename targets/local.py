@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from modeltailor.canonical import content_key
 from modeltailor.errors import CandidateError, DeviceError, ModelTailorError
 from modeltailor.targets import machine
+from modeltailor.targets.agent.device_side import DROPPED, SHORTEST_WARM_UP_S, fit_blocks, measure_quads
 from modeltailor.targets.device import (
     DeviceFacts,
     Inputs,
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
     from modeltailor.targets._measure import Block, Loaded, Memory
     from modeltailor.targets.profile import Profile
 
-__all__ = ["LocalDevice"]
+__all__ = ["LocalDevice", "pair_timings"]
 
-_WARM_UP_S = 0.5
-_DROPPED = 3
-_DRIFT = 0.10
+Quad = tuple[float, float, float, float]
+
 _LEAST_MEMORY_BYTES = 512_000_000  # below it a Python process with ONNX Runtime does not even start
 _CPU = "CPUExecutionProvider"
 
@@ -66,14 +66,14 @@ class _Runner:
 
     def prepare(self, inputs: Inputs, options: RuntimeOptions, plan: TimingPlan) -> None:
         self.loaded = cast("Loaded", self.call("load", path=self.path, inputs=inputs, options=options))
-        shortest = min(_WARM_UP_S, plan.warmup_s)
+        shortest = min(SHORTEST_WARM_UP_S, plan.warmup_s)
         self.steady, self.inference_ms = cast(
             "tuple[bool, float]", self.call("warm_up", shortest_s=shortest, longest_s=plan.warmup_s)
         )
         self.n = max(plan.block_inferences, math.ceil(plan.block_ms / max(self.inference_ms, 1e-4)))
 
     def block(self) -> float:
-        done = cast("Block", self.call("block", n_dropped=min(_DROPPED, self.n), n=self.n))
+        done = cast("Block", self.call("block", n_dropped=min(DROPPED, self.n), n=self.n))
         self.faults += done.major_faults
         self.preemptions += done.preemptions
         return done.ms
@@ -83,6 +83,18 @@ def _named(error: ModelTailorError, path: Path, code: str) -> CandidateError:
     made = CandidateError(code, path.name, error.what, error.next_step)
     made.detail = error.detail
     return made
+
+
+def pair_timings(rows: Sequence[Sequence[Quad]], steady: Sequence[bool]) -> PairTimings:
+    """Sort the quads (A, B, B, A) of a pair by artifact; a single artifact is its own baseline."""
+    blocks = tuple(tuple((b1, b2) for _, b1, b2, _ in row) for row in rows)
+    enclosing = tuple(tuple((a1, a2) for a1, _, _, a2 in row) for row in rows)
+    alone = len(steady) == 1
+    return PairTimings(
+        blocks_ms=blocks if alone else (enclosing[0], *blocks),
+        baseline_blocks_ms=enclosing if alone else (enclosing[0], *enclosing),
+        steady=tuple(steady),
+    )
 
 
 class LocalDevice:
@@ -184,53 +196,12 @@ class LocalDevice:
             for path in artifacts:
                 runners.append(_Runner(child=self._child(), path=path, deadline=deadline))
                 runners[-1].prepare(inputs, self.options, plan)
-            n_quads = _fit(runners, plan, soft - time.monotonic())
-            baseline, candidates = runners[0], runners[1:] or runners[:1]
-            spare = [n_quads] * len(candidates)
-            rows: list[list[tuple[float, float, float, float]]] = [[] for _ in candidates]
-            for done in range(n_quads):
-                if done >= 2 and time.monotonic() > soft:
-                    break  # slower than the warm-up promised
-                for i, candidate in enumerate(candidates):
-                    quad = _quad(baseline, candidate)
-                    while spare[i] and abs(math.log(quad[3] / quad[0])) > _DRIFT and time.monotonic() < soft:
-                        spare[i] -= 1
-                        quad = _quad(baseline, candidate)
-                    rows[i].append(quad)
+            n_quads = fit_blocks(runners, plan.quads, soft - time.monotonic())
+            rows = measure_quads(runners, n_quads, soft)
         finally:
             for runner in runners:
                 runner.child.close()
-        blocks = tuple(tuple((b1, b2) for _, b1, b2, _ in row) for row in rows)
-        enclosing = tuple(tuple((a1, a2) for a1, _, _, a2 in row) for row in rows)
-        alone = len(runners) == 1
-        return (
-            PairTimings(
-                blocks_ms=blocks if alone else (enclosing[0], *blocks),
-                baseline_blocks_ms=enclosing if alone else (enclosing[0], *enclosing),
-                steady=tuple(r.steady for r in runners),
-            ),
-            runners,
-        )
+        return pair_timings(rows, [r.steady for r in runners]), runners
 
     def close(self) -> None:
         """Nothing stays open between calls."""
-
-
-def _quad(baseline: _Runner, candidate: _Runner) -> tuple[float, float, float, float]:
-    return baseline.block(), candidate.block(), candidate.block(), baseline.block()
-
-
-def _fit(runners: Sequence[_Runner], plan: TimingPlan, left_s: float) -> int:
-    """Shorten the blocks, then drop quads, so that slow models are measured within the time; at least two quads."""
-    baseline, others = runners[0], runners[1:] or runners[:1]
-
-    def quad_s(r: _Runner) -> float:
-        return 2e-3 * ((r.n + _DROPPED) * r.inference_ms + (baseline.n + _DROPPED) * baseline.inference_ms)
-
-    def round_s() -> float:
-        return 1.6 * sum(quad_s(r) for r in others)
-
-    while plan.quads * round_s() > left_s and any(r.n > 3 for r in runners):
-        for runner in runners:
-            runner.n = max(3, runner.n // 2)
-    return max(min(2, plan.quads), min(plan.quads, int(left_s / max(round_s(), 1e-9))))

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modeltailor.errors import CandidateError, DeviceError
 from modeltailor.targets import LocalDevice, TimingPlan, load_profile
-from modeltailor.targets._measure import _BARE
+from modeltailor.targets.agent.device_side import BARE_MODEL
 from modeltailor.targets.lock import measurement_token
 
 SHORT = TimingPlan(pairs=1, quads=2, block_inferences=5, block_ms=2.0, warmup_s=0.05)
@@ -67,7 +67,7 @@ def test_peak_memory_follows_the_weights(device, models, one_image, tmp_path):
 
 
 def test_bare_runtime_model_is_an_identity():
-    model = onnx.load_from_string(_BARE)
+    model = onnx.load_from_string(BARE_MODEL)
     onnx.checker.check_model(model)
     assert [n.op_type for n in model.graph.node] == ["Identity"]
 

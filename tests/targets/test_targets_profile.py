@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from modeltailor.errors import ConfigError
-from modeltailor.targets import Profile, list_profiles, load_profile
+from modeltailor.targets import LocalDevice, Profile, list_profiles, load_profile, open_device
+from modeltailor.targets.agent import AgentDevice
 
 MINE = """
 name: my-board
@@ -101,3 +102,16 @@ def test_reached_rates_stay_near_or_under_the_peaks():
         for number_format, reached in p.effective_gops.items():
             if number_format in p.peak_gops:
                 assert reached.value < 2 * p.peak_gops[number_format].value, p.name
+
+
+def test_profile_says_how_its_device_is_reached():
+    assert isinstance(open_device(load_profile("desktop-cpu")), LocalDevice)
+    assert isinstance(open_device(load_profile("phone")), LocalDevice)
+    board = load_profile("raspberry-pi-5").model_copy(update={"reach": "ssh", "address": "pi@board", "threads": 3})
+    device = open_device(board)
+    assert isinstance(device, AgentDevice)
+    assert (device.name, device.options.intra_op_threads) == ("raspberry-pi-5", 3)
+    with pytest.raises(ConfigError, match="adb"):
+        open_device(board.model_copy(update={"reach": "adb"}))
+    with pytest.raises(ConfigError, match="ssh://"):
+        open_device(board.model_copy(update={"address": "-oProxyCommand=id"}))

@@ -1,0 +1,634 @@
+# ruff: noqa: PTH100, PTH103, PTH110, PTH111, PTH118, PTH123, PTH202, PTH207 - pathlib is slow to import on a board
+"""The device's side of a measurement: one file that runs alone.
+
+Needs the Python standard library, numpy and onnxruntime (Python 3.9 or newer); it imports nothing of modeltailor, so
+that it can be copied to a board. Three ways to start it::
+
+    python device_side.py serve --folder DIR [--host 127.0.0.1] [--port 0]     # prints {"port": ..., "token": ...}
+    python device_side.py stdio --folder DIR                                   # speaks on its own stdin and stdout
+    python device_side.py worker                                               # started by itself
+
+A message is one line of JSON, followed by as many bytes as its ``body`` says. Verbs: ``hello``, ``have``, ``put``,
+``time``. Files are named by their SHA-256 alone; no text from outside becomes a path, a command or code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import glob
+import hashlib
+import hmac
+import json
+import math
+import os
+import platform
+import re
+import secrets
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, BinaryIO, Protocol
+
+VERSION = 1
+LARGEST_HEADER = 1 << 16
+LARGEST_CHUNK = 4 << 20
+LARGEST_JOB_S = 7200.0
+DROPPED = 3
+DRIFT = 0.10
+SHORTEST_WARM_UP_S = 0.5
+Json = dict[str, Any]
+_SHA = re.compile(r"[0-9a-f]{64}\Z")
+_TELLING = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "amx_int8",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+)
+
+
+# -- measuring: also used by modeltailor on its own machine ---------------------------------------------------------
+
+
+def timed(run: Callable[[], object], n: int) -> list[float]:
+    """Return the milliseconds of each of ``n`` calls of ``run``."""
+    clock = time.perf_counter_ns
+    stamps = [clock()]
+    for _ in range(n):
+        run()
+        stamps.append(clock())
+    return [(stamps[i + 1] - stamps[i]) / 1e6 for i in range(n)]
+
+
+def settle(run: Callable[[], object], shortest_s: float, longest_s: float) -> tuple[bool, float]:
+    """Call ``run`` until two windows agree within 2 %, at least ten times and ``shortest_s``.
+
+    Returns whether it settled, and the milliseconds of one call at the end.
+    """
+    start = time.perf_counter()
+    last, n_done, window = 0.0, 0, 5
+    while True:
+        now = median(timed(run, window))
+        n_done += window
+        spent_s = time.perf_counter() - start
+        steady = last > 0 and abs(now - last) <= 0.02 * last
+        if (steady and n_done >= 10 and spent_s >= shortest_s) or spent_s >= longest_s:
+            return steady, now
+        last = now
+        window = max(5, min(1000, round(50.0 / max(now, 1e-3))))
+
+
+class BlockRunner(Protocol):
+    """A process that holds a model: ``n`` inferences in a block, of ``inference_ms`` each."""
+
+    n: int
+    inference_ms: float
+
+    def block(self) -> float:
+        """Run a block and return the median milliseconds of an inference."""
+        ...
+
+
+def fit_blocks(runners: Sequence[BlockRunner], n_quads: int, left_s: float) -> int:
+    """Shorten the blocks of ``runners``, then drop quads, so that slow models fit the time; at least two quads.
+
+    Returns the number of quads.
+    """
+    baseline, others = runners[0], runners[1:] or runners[:1]
+
+    def round_s() -> float:
+        quads = ((r.n + DROPPED) * r.inference_ms + (baseline.n + DROPPED) * baseline.inference_ms for r in others)
+        return 1.6 * 2e-3 * sum(quads)
+
+    while n_quads * round_s() > left_s and any(r.n > 3 for r in runners):
+        for runner in runners:
+            runner.n = max(3, runner.n // 2)
+    return max(min(2, n_quads), min(n_quads, int(left_s / max(round_s(), 1e-9))))
+
+
+def measure_quads(
+    runners: Sequence[BlockRunner],
+    n_quads: int,
+    soft: float,
+    still_wanted: Callable[[], bool] = lambda: True,
+) -> list[list[tuple[float, float, float, float]]]:
+    """Run quads A B B A of the first runner with each other one, until ``soft`` (a ``time.monotonic`` value).
+
+    A quad whose two baseline blocks differ by more than 10 % is measured again, at most once for each quad; the gate
+    never looks at the candidate. Returns one list a candidate of (A, B, B, A) milliseconds.
+    """
+    baseline, candidates = runners[0], runners[1:] or runners[:1]
+    spare = [n_quads] * len(candidates)
+    rows: list[list[tuple[float, float, float, float]]] = [[] for _ in candidates]
+
+    def quad(candidate: BlockRunner) -> tuple[float, float, float, float]:
+        return baseline.block(), candidate.block(), candidate.block(), baseline.block()
+
+    for done in range(n_quads):
+        if (done >= 2 and time.monotonic() > soft) or not still_wanted():
+            break
+        for i, candidate in enumerate(candidates):
+            values = quad(candidate)
+            while spare[i] and abs(math.log(values[3] / values[0])) > DRIFT and time.monotonic() < soft:
+                spare[i] -= 1
+                values = quad(candidate)
+            rows[i].append(values)
+    return rows
+
+
+def status_bytes(key: str) -> int:
+    """Read a memory figure of this process, such as ``VmHWM``, in bytes."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no " + key)
+
+
+def reset_peak() -> None:
+    """Make ``VmHWM`` start anew."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+# Identity(x) -> y on float[1], opset 13, ir_version 8
+BARE_MODEL = bytes.fromhex(
+    "08083a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801"
+    "620f0a0179120a0a08080112040a02080142040a00100d"
+)
+
+
+# -- the worker: one process, one model ----------------------------------------------------------------------------
+
+
+def _session(source: object, options: Json) -> Any:
+    import onnxruntime as ort
+
+    made = ort.SessionOptions()
+    made.intra_op_num_threads = int(options["threads"])
+    made.inter_op_num_threads = 1
+    made.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    made.log_severity_level = 3
+    for key in ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning"):
+        made.add_session_config_entry(key, "1" if options["spinning"] else "0")
+    provider = str(options["provider"])
+    if provider not in ort.get_available_providers():
+        raise LookupError("no execution provider " + provider)
+    session = ort.InferenceSession(source, made, providers=list(dict.fromkeys((provider, "CPUExecutionProvider"))))
+    if provider not in session.get_providers():
+        raise LookupError("the runtime fell back from " + provider + " to the CPU")
+    return session
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.run: Callable[[], object] = lambda: None
+
+    def _feed(self, session: Any, path: str) -> Json:
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as arrays:
+            given = {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+        missing = [a.name for a in session.get_inputs() if a.name not in given]
+        if missing:
+            raise ValueError("takes input {!r}; given: {}".format(missing[0], ", ".join(given)))
+        return {a.name: given[a.name] for a in session.get_inputs()}
+
+    def load(self, path: str, inputs: str, options: Json) -> Json:
+        gc.collect()
+        gc.disable()
+        start = time.perf_counter()
+        session = _session(path, options)
+        opened = time.perf_counter()
+        feed = self._feed(session, inputs)
+        began = time.perf_counter()
+        session.run(None, feed)
+        first = time.perf_counter()
+        self.run = lambda: session.run(None, feed)
+        return {"load_ms": (opened - start) * 1e3, "first_ms": (first - began) * 1e3}
+
+    def warm_up(self, shortest_s: float, longest_s: float) -> Json:
+        steady, ms = settle(self.run, shortest_s, longest_s)
+        return {"steady": steady, "ms": ms}
+
+    def block(self, n_dropped: int, n: int) -> Json:
+        timed(self.run, n_dropped)
+        return {"ms": median(timed(self.run, n))}
+
+    def memory(self, path: str, inputs: str, options: Json) -> Json:
+        bare = _session(BARE_MODEL, options)
+        gc.collect()
+        base = status_bytes("VmRSS")
+        reset_peak()
+        session = _session(path, options)
+        loaded = status_bytes("VmHWM")
+        reset_peak()
+        feed = self._feed(session, inputs)
+        for _ in range(4):
+            session.run(None, feed)
+        ran = status_bytes("VmHWM")
+        del bare
+        return {"load_bytes": max(0, loaded - base), "run_bytes": max(0, ran - base)}
+
+
+def _die_with_parent() -> None:
+    with contextlib.suppress(Exception):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
+def work() -> None:
+    """Answer commands of the agent until it closes the pipe."""
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not look like an answer
+    worker = _Worker()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = {"ok": True, **getattr(worker, command.pop("do"))(**command)}
+        except MemoryError:
+            answer = {"ok": False, "code": "OOM", "what": "out of memory"}
+        except LookupError as error:
+            answer = {"ok": False, "code": "DEVICE", "what": str(error)}
+        except Exception as error:
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            out = "bad_alloc" in text or "Failed to allocate memory" in text
+            answer = {"ok": False, "code": "OOM" if out else "UNSUPPORTED", "what": text[:500]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+# -- the agent -----------------------------------------------------------------------------------------------------
+
+
+class Refusal(Exception):
+    """What the agent answers instead of a result. ``index`` names the artifact at fault, if one is."""
+
+    def __init__(self, code: str, what: str, index: int | None = None) -> None:
+        super().__init__(what)
+        self.code, self.what, self.index = code, what, index
+
+
+class _Runner:
+    """A worker process and its model, as the coordinator sees it."""
+
+    def __init__(self, program: str, index: int, deadline: float) -> None:
+        self.index, self.deadline = index, deadline
+        self.n, self.inference_ms, self.steady = 1, 0.0, False
+        self.loaded: Json = {}
+        environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+        self.process = subprocess.Popen(
+            [sys.executable, program, "worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+        )
+        self.buffer = b""
+
+    def ask(self, do: str, **arguments: object) -> Json:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write((json.dumps({"do": do, **arguments}) + "\n").encode())
+            self.process.stdin.flush()
+        except OSError:
+            pass  # its end is told below
+        while b"\n" not in self.buffer:
+            left = self.deadline - time.monotonic()
+            ready = left > 0 and select.select([self.process.stdout], [], [], left)[0]
+            if not ready:
+                self.close()
+                raise Refusal("TIMEOUT", "took longer than the job's time limit and was stopped", self.index)
+            part = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not part:
+                code = self.process.wait()
+                if code < 0:
+                    name = signal.Signals(-code).name[3:]
+                    raise Refusal("CRASH:" + name, "the process was killed by SIG" + name, self.index)
+                raise Refusal("CRASH:EXIT", f"the process left with status {code} and no result", self.index)
+            self.buffer += part
+        line, self.buffer = self.buffer.split(b"\n", 1)
+        answer: Json = json.loads(line)
+        if not answer.pop("ok"):
+            raise Refusal(answer["code"], answer["what"], None if answer["code"] == "DEVICE" else self.index)
+        return answer
+
+    def prepare(self, job: Json, path: str, inputs: str) -> None:
+        self.loaded = self.ask("load", path=path, inputs=inputs, options=job["options"])
+        shortest = min(SHORTEST_WARM_UP_S, job["warmup_s"])
+        warm = self.ask("warm_up", shortest_s=shortest, longest_s=job["warmup_s"])
+        self.steady, self.inference_ms = warm["steady"], warm["ms"]
+        self.n = max(job["block_inferences"], math.ceil(job["block_ms"] / max(self.inference_ms, 1e-4)))
+
+    def block(self) -> float:
+        return float(self.ask("block", n_dropped=min(DROPPED, self.n), n=self.n)["ms"])
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        with contextlib.suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _cpuinfo(*keys: str) -> str:
+    for line in _read_text("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in keys:
+            return value.strip()
+    return ""
+
+
+def _state() -> dict[str, float]:
+    """Temperature, battery and load, where the system shows them."""
+    found: dict[str, float] = {}
+    heat = [int(t) for t in map(_read_text, glob.glob("/sys/class/thermal/thermal_zone*/temp")) if t.strip().isdigit()]
+    if heat:
+        found["hottest_c"] = max(heat) / 1000.0
+    for path in glob.glob("/sys/class/power_supply/*/capacity"):
+        text = _read_text(path).strip()
+        if text.isdigit():
+            found["battery_percent"] = float(text)
+    with contextlib.suppress(OSError):
+        found["load_average_1m"] = os.getloadavg()[0]
+    return found
+
+
+class Agent:
+    """Files and jobs of one folder. One job at a time."""
+
+    def __init__(self, folder: str, token: str = "", limit_bytes: int = 4 << 30, program: str | None = None) -> None:
+        self.folder, self.token, self.limit_bytes = folder, token, limit_bytes
+        self.program = program or os.path.abspath(__file__)
+        self.job = threading.Lock()
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def _path(self, sha: object, part: bool = False) -> str:
+        if not isinstance(sha, str) or not _SHA.match(sha):
+            raise Refusal("BAD", "a file is named by 64 hex digits")
+        return os.path.join(self.folder, sha + (".part" if part else ""))
+
+    def answer(self, message: Json, body: bytes, still_wanted: Callable[[], bool]) -> Json:
+        """Answer one message.
+
+        Raises:
+            PermissionError: the token is wrong.
+            Refusal: the request cannot be met, for a reason that the other side is told.
+        """
+        if self.token and not hmac.compare_digest(str(message.get("token", "")).encode(), self.token.encode()):
+            raise PermissionError("wrong token")
+        verb = message.get("verb")
+        if verb not in ("hello", "have", "put", "time"):
+            raise Refusal("BAD", "unknown verb")
+        if verb == "time":
+            return self.time(message, still_wanted)
+        answers = {"hello": self.hello, "have": self.have, "put": self.put}
+        return answers[verb](message, body)
+
+    def hello(self, message: Json, body: bytes) -> Json:
+        """Say what device and runtime this is."""
+        try:
+            import onnxruntime
+
+            runtime = "onnxruntime " + onnxruntime.__version__
+            providers = list(onnxruntime.get_available_providers())
+        except ImportError:
+            raise Refusal("RUNTIME", "onnxruntime is not installed for " + sys.executable) from None
+        flags = set(_cpuinfo("flags", "Features").split())
+        return {
+            "version": VERSION,
+            "runtime": runtime,
+            "providers": providers,
+            "processor": _cpuinfo("model name", "Model", "Hardware") or platform.processor() or platform.machine(),
+            "instructions": [name for name in _TELLING if name in flags],
+            "state": _state(),
+        }
+
+    def have(self, message: Json, body: bytes) -> Json:
+        """Bytes that are here of each file; all of a file that is whole counts as -1."""
+        found = []
+        for sha in list(message["files"])[:1000]:
+            part = self._path(sha, part=True)
+            whole = os.path.exists(self._path(sha))
+            found.append(-1 if whole else os.path.getsize(part) if os.path.exists(part) else 0)
+        return {"bytes": found}
+
+    def put(self, message: Json, body: bytes) -> Json:
+        """Take the next piece of a file; -1 bytes means that it is whole."""
+        sha, offset, size = message["file"], int(message["offset"]), int(message["size"])
+        path, part = self._path(sha), self._path(sha, part=True)
+        if os.path.exists(path):
+            return {"bytes": -1}
+        if not 0 <= size <= self.limit_bytes:
+            raise Refusal("DISK", f"files may have {self.limit_bytes} bytes; this one has {size}")
+        here = os.path.getsize(part) if os.path.exists(part) else 0
+        if offset != here or offset + len(body) > size:
+            return {"bytes": here}
+        self._make_room(size - here)
+        try:
+            with open(part, "ab") as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise Refusal("DISK", error.strerror or "cannot write") from error
+        if offset + len(body) < size:
+            return {"bytes": offset + len(body)}
+        digest = hashlib.sha256()
+        with open(part, "rb") as file:
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                digest.update(chunk)
+        if digest.hexdigest() != sha:
+            os.unlink(part)
+            raise Refusal("HASH", "the content does not have the hash that names it; it was dropped")
+        os.replace(part, path)
+        return {"bytes": -1}
+
+    def _make_room(self, needed: int) -> None:
+        """Drop the files that were not used for longest, until ``needed`` more bytes keep the folder's limit."""
+        kept = [e for e in os.scandir(self.folder) if _SHA.match(e.name.replace(".part", ""))]
+        total = sum(e.stat().st_size for e in kept)
+        for entry in sorted((e for e in kept if _SHA.match(e.name)), key=lambda e: e.stat().st_mtime):
+            if total + needed <= self.limit_bytes:
+                break
+            total -= entry.stat().st_size
+            os.unlink(entry.path)
+        if shutil.disk_usage(self.folder).free < needed + (16 << 20):
+            raise Refusal("DISK", "the device's disk is full")
+
+    def time(self, job: Json, still_wanted: Callable[[], bool]) -> Json:
+        """Measure; see ``modeltailor.targets.agent.device``."""
+        paths = [self._path(sha) for sha in list(job["artifacts"])[:64]]
+        inputs = self._path(job["inputs"])
+        for path in (*paths, inputs):
+            if not os.path.exists(path):
+                raise Refusal("ABSENT", "a file is no longer here; send it again")
+            os.utime(path)
+        if not paths or not 1 <= int(job["pairs"]) <= 1000 or not 1 <= int(job["quads"]) <= 1000:
+            raise Refusal("BAD", "artifacts, pairs and quads must be 1 to 1000")
+        if not self.job.acquire(blocking=False):
+            raise Refusal("BUSY", "another job is running")
+        try:
+            return self._time(job, paths, inputs, still_wanted)
+        finally:
+            self.job.release()
+
+    def _time(self, job: Json, paths: Sequence[str], inputs: str, still_wanted: Callable[[], bool]) -> Json:
+        started = time.monotonic()
+        deadline = started + min(float(job["timeout_s"]), LARGEST_JOB_S)
+        memory = []
+        for index, path in enumerate(paths if job["memory"] else ()):
+            runner = _Runner(self.program, index, deadline)
+            try:
+                memory.append(runner.ask("memory", path=path, inputs=inputs, options=job["options"]))
+            finally:
+                runner.close()
+        pairs = []
+        for number in range(int(job["pairs"])):
+            now = time.monotonic()
+            soft = now + 0.75 * (deadline - now) / (int(job["pairs"]) - number)
+            runners: list[_Runner] = []
+            try:
+                for index, path in enumerate(paths):
+                    runners.append(_Runner(self.program, index, deadline))
+                    runners[-1].prepare(job, path, inputs)
+                n_quads = fit_blocks(runners, int(job["quads"]), soft - time.monotonic())
+                rows = measure_quads(runners, n_quads, soft, still_wanted)
+                if not still_wanted():
+                    raise ConnectionError("nobody waits for the result")
+                pairs.append(
+                    {"rows": rows, "steady": [r.steady for r in runners], "loaded": [r.loaded for r in runners]}
+                )
+            finally:
+                for runner in runners:
+                    runner.close()
+        return {"pairs": pairs, "memory": memory, "state": _state(), "elapsed_s": time.monotonic() - started}
+
+
+def serve_stream(agent: Agent, reader: BinaryIO, writer: BinaryIO, still_wanted: Callable[[], bool]) -> None:
+    """Answer the messages of one connection until it ends."""
+    while True:
+        line = reader.readline(LARGEST_HEADER)
+        if not line:
+            return
+        try:
+            message: Json = json.loads(line)
+            size = int(message.get("body", 0))
+            if not 0 <= size <= LARGEST_CHUNK:
+                raise ValueError(f"a body has at most {LARGEST_CHUNK} bytes")
+            body = reader.read(size) if size else b""
+            if len(body) < size:
+                return
+            answer = {"ok": True, **agent.answer(message, body, still_wanted)}
+        except PermissionError:
+            time.sleep(0.5)
+            writer.write(b'{"ok": false, "code": "TOKEN", "what": "wrong token"}\n')
+            writer.flush()
+            return
+        except ConnectionError:
+            return
+        except Refusal as refusal:
+            answer = {"ok": False, "code": refusal.code, "what": refusal.what, "index": refusal.index}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            answer = {"ok": False, "code": "BAD", "what": f"not a valid request ({type(error).__name__})"}
+            writer.write((json.dumps(answer) + "\n").encode())
+            writer.flush()
+            return  # what follows in the stream has no meaning any more
+        writer.write((json.dumps(answer) + "\n").encode())
+        writer.flush()
+
+
+def _connected(connection: socket.socket) -> Callable[[], bool]:
+    def still_wanted() -> bool:
+        try:
+            ready = select.select([connection], [], [], 0)[0]
+            return not ready or connection.recv(1, socket.MSG_PEEK) != b""
+        except OSError:
+            return False
+
+    return still_wanted
+
+
+def serve(folder: str, host: str, port: int, limit_bytes: int) -> None:
+    """Listen for connections; each needs the token that is printed at the start."""
+    agent = Agent(folder, secrets.token_urlsafe(32), limit_bytes)
+    with socket.create_server((host, port)) as listener:
+        print(json.dumps({"host": host, "port": listener.getsockname()[1], "token": agent.token}), flush=True)
+        while True:
+            connection, _ = listener.accept()
+            connection.settimeout(LARGEST_JOB_S)
+
+            def answer(connection: socket.socket = connection) -> None:
+                with connection, contextlib.suppress(OSError), connection.makefile("rwb") as stream:
+                    serve_stream(agent, stream, stream, _connected(connection))  # type: ignore[arg-type]
+
+            threading.Thread(target=answer, daemon=True).start()
+
+
+def _stdin_open() -> bool:
+    poll = select.poll()
+    poll.register(0, select.POLLHUP)
+    return not any(event & select.POLLHUP for _, event in poll.poll(0))
+
+
+def bootstrap(source: bytes, arguments: list[str]) -> None:
+    """Start from source text that came over the wire: keep it as a file, for the workers, and go on."""
+    folder = os.path.expanduser("~/.cache/modeltailor-agent")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    program = os.path.join(folder, f"device_side-{hashlib.sha256(source).hexdigest()[:16]}.py")
+    with open(program + ".tmp", "wb") as file:
+        file.write(source)
+    os.replace(program + ".tmp", program)
+    main(arguments, program)
+
+
+def main(arguments: list[str] | None = None, program: str | None = None) -> None:
+    """Start as the first argument says."""
+    parser = argparse.ArgumentParser(description="Measures ONNX models on this device for modeltailor.")
+    parser.add_argument("mode", choices=("serve", "stdio", "worker"))
+    parser.add_argument("--folder", default=os.path.expanduser("~/.cache/modeltailor-agent"))
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--limit-bytes", type=int, default=4 << 30)
+    chosen = parser.parse_args(arguments)
+    if chosen.mode == "worker":
+        work()
+    elif chosen.mode == "serve":
+        serve(chosen.folder, chosen.host, chosen.port, chosen.limit_bytes)
+    else:
+        answers = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)
+        agent = Agent(chosen.folder, "", chosen.limit_bytes, program)
+        serve_stream(agent, sys.stdin.buffer, answers, _stdin_open)
+
+
+if __name__ == "__main__":
+    main()
