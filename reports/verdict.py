@@ -8,6 +8,8 @@ from modeltailor.reports.wording import bytes_text, fixed, metric_text, ms_text,
 
 __all__ = ["limit_sentence", "verdict_of"]
 
+_WIDE = 0.05
+
 _LIMIT_NAMES = {"latency": "latency", "size": "file size", "memory": "peak memory", "drop": "accuracy loss",
                 "accuracy": "accuracy"}  # fmt: skip
 
@@ -72,6 +74,8 @@ def _sureness(model: ModelSummary, finished: bool) -> str:
     }[model.latency_ms.evidence]
     span = f"{ratio(model.speedup.low)} to {ratio(model.speedup.high)} (95 %, ±{percent(half, 1)})"
     first = f"Latency was {where}; the speedup lies in {span}"
+    if half > _WIDE:
+        first += ", which is wide: more time or a quieter machine would tell close models apart"
     if model.verdict == "certified":
         return f"{first}, measured again in fresh processes after the search."
     if model.verdict == "compared":

@@ -141,7 +141,7 @@ function nameCell(m) {
   if (m.role === "baseline") tags.push(el("span", { class: "tag" }, "uniform"));
   if (m.role === "fp32") tags.push(el("span", { class: "tag" }, "original"));
   if (model && model.front && m.number !== undefined) tags.push(el("span", { class: "tag" }, "front"));
-  if (m.verdict && m.verdict !== "certified") tags.push(el("span", { class: "tag" }, m.verdict.toLowerCase()));
+  if (m.verdict && !["certified", "compared"].includes(m.verdict)) tags.push(el("span", { class: "tag" }, m.verdict.toLowerCase()));
   const mark = svg("svg", { class: "mark", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, markOf(m.axis, 0, 0, 5.2, paint(m.axis, Boolean(model && model.front))));
   const text = model ? el("button", { type: "button", class: "rowname", onclick: (e) => { e.stopPropagation(); choose(model, true); } }, isolated(m.name)) : isolated(m.name);
   return el("div", { class: "who" }, mark, el("span", {}, text, tags, m.error ? el("div", {}, el("small", {}, isolated(m.error))) : null));

@@ -190,3 +190,19 @@ def test_a_metric_where_less_is_better_gives_the_mirrored_report(history: RunHis
         if model.over_uniform and twin.over_uniform:
             assert model.over_uniform.accuracy_points == pytest.approx(twin.over_uniform.accuracy_points)
     assert "points of error rate lost" in found.verdict.headline
+
+
+def test_wide_and_unsettled_measurements_are_called_so(history: RunHistory, summary: RunSummary) -> None:
+    assert "wide" not in summary.verdict.text
+    finals = []
+    for final in history.finals:
+        s = final.speedup
+        wide = s.model_copy(update={"low": s.value * 0.8, "high": s.value * 1.25})
+        finals.append(final.model_copy(update={"speedup": wide, "verdict": "NOISY"}))
+    noisy = summarize(RunHistory(run=history.run, trials=history.trials, finals=tuple(finals)))
+    assert "which is wide" in noisy.verdict.text
+    assert "stayed NOISY" in noisy.verdict.text
+    assert noisy.noise.n_undecided == len(finals)
+    best = noisy.model_of(noisy.best)
+    assert best is not None
+    assert len(best.ties) >= len(summary.model_of(summary.best).ties)  # type: ignore[union-attr]
