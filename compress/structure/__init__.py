@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modeltailor.compress.structure.block_ranking import RankedBlock, rank_blocks
+    from modeltailor.compress.structure.block_ranking import RankedBlock, rank_blocks, removal_order
     from modeltailor.compress.structure.blocks import removable_blocks
     from modeltailor.compress.structure.cost import LayerCost, count_parameters, layer_costs
     from modeltailor.compress.structure.distillation import Distilled, Task, distill
@@ -38,6 +38,7 @@ __all__ = [
     "realize",
     "recover",
     "removable_blocks",
+    "removal_order",
     "reshape",
 ]
 
@@ -60,6 +61,7 @@ _HOMES = {
     "realize": "realization",
     "recover": "recovery",
     "removable_blocks": "blocks",
+    "removal_order": "block_ranking",
     "reshape": "realization",
 }
 

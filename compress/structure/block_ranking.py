@@ -16,9 +16,10 @@ from modeltailor.compress.structure.cost import layer_costs
 from modeltailor.compress.structure.distillation import Task, task_of
 from modeltailor.compress.structure.training_data import TrainingData
 
-__all__ = ["RankedBlock", "rank_blocks"]
+__all__ = ["RankedBlock", "rank_blocks", "removal_order"]
 
 _ROWS = 256
+_MANY_BLOCKS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,46 @@ def rank_blocks(
             )
         )
     return tuple(sorted(found, key=lambda b: (b.divergence, b.name)))
+
+
+def removal_order(
+    module: nn.Module, example_inputs: Inputs, calibration: TrainingData, *, task: Task | None = None
+) -> tuple[str, ...]:
+    """Say which block to take out first, which second, and so on, each choice given the ones before.
+
+    A block is cheap if the answers hardly move without it, and if little goes with it that training could use: the
+    order is by divergence times parameters. (On ResNet20 a block of the last stage costs two points after training that
+    one of the first stage, with the same multiply-accumulates and the same untrained loss, does not cost.)
+
+    Args:
+        module: not changed.
+        example_inputs: one example.
+        calibration: the first rows are used.
+        task: what the output means; guessed if ``None``.
+    """
+    inputs = named_inputs(module, example_inputs)
+    made = copy.deepcopy(module).eval()
+    left = list(removable_blocks(made, inputs))
+    rows = _ROWS if len(left) <= _MANY_BLOCKS else _ROWS // 4
+    batch, labels = calibration.batch(np.arange(min(rows, len(calibration))))
+    with torch.no_grad():
+        wanted = first_tensor(call(made, batch)).float()
+    task = task or task_of(wanted, labels)
+    order: list[str] = []
+    while left:
+        costs: list[tuple[float, int, str]] = []
+        for position, name in enumerate(left):
+            without = copy.deepcopy(made)
+            remove_blocks(without, inputs, (name,))
+            with torch.no_grad():
+                got = first_tensor(call(without, batch)).float()
+            size = sum(p.numel() for p in made.get_submodule(name).parameters())
+            costs.append((_divergence(got, wanted, task) * size, position, name))
+        chosen = min(costs)[2]
+        remove_blocks(made, inputs, (chosen,))
+        left.remove(chosen)
+        order.append(chosen)
+    return tuple(order)
 
 
 def _divergence(got: Tensor, wanted: Tensor, task: Task) -> float:

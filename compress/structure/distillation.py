@@ -29,6 +29,7 @@ Task = Literal["classification", "regression", "embedding"]
 _WARM_UP_SHARE = 0.15
 _LAST_RATE_SHARE = 0.002
 _SMALLEST_AUGMENTED = 16
+_MOST_REMEMBERED = 1 << 26  # values of the teacher's answers: 256 MiB
 _PEAKS = {"sgd": 0.05, "adamw": 1e-3}
 
 
@@ -195,6 +196,11 @@ class _Run:
         with self._precision():
             target = self._teach(inputs) if varied else self._remembered(rows, inputs)
             answer = first_tensor(call(self.student, inputs)).float()
+        mask = inputs.get("attention_mask")
+        if mask is not None and answer.ndim == 3 and mask.shape == answer.shape[:2]:
+            read = mask.bool()  # what stands at padded positions is read by nobody
+            answer, target = answer[read][None], target[read][None]
+            labels = labels[read] if labels is not None and labels.shape == mask.shape else labels
         loss = self._loss(answer, target, labels)
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
@@ -271,6 +277,8 @@ class _Run:
         """The teacher's answers without augmentation: asked once a row."""
         if self._known is None:
             shape = self._teach({k: v[:1] for k, v in inputs.items()}).shape[1:]
+            if shape.numel() * len(self.data) > _MOST_REMEMBERED:
+                return self._teach(inputs)
             self._known = torch.full((len(self.data), *shape), math.nan)
         known = self._known[torch.from_numpy(rows)]
         if bool(known.isnan().any()):

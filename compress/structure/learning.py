@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from modeltailor.compress.structure.calling import call, first_tensor
 from modeltailor.compress.structure.distillation import Checkpoint, Task, distill
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.weight_cache import WeightCache
 from modeltailor.compress.vocabulary import Training
 from modeltailor.errors import CandidateError
 
-__all__ = ["fingerprint", "learn_once"]
+__all__ = ["fingerprint", "learn_once", "norms_behind"]
 
 
 def learn_once(
@@ -61,7 +64,7 @@ def learn_once(
             return True
     checkpoint = None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint")
     done = distill(
-        student, copy.deepcopy(teacher).eval(), train, training,
+        student, _ready_to_teach(teacher, train), train, training,
         task=task, checkpoint=checkpoint, progress=progress, deadline_s=deadline_s,
     )  # fmt: skip
     settle(student)
@@ -74,6 +77,49 @@ def learn_once(
         if done.full:
             cache.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
     return False
+
+
+def _ready_to_teach(teacher: nn.Module, train: TrainingData) -> nn.Module:
+    """A copy that answers the same, faster: normalisations folded, weights laid out for image convolutions."""
+    made = copy.deepcopy(teacher).eval()
+    if len(train.inputs) > 1 or next(iter(train.inputs.values())).ndim != 4:
+        return made
+    made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs, _ = train.batch(np.arange(min(4, len(train))))
+    folded = copy.deepcopy(made)
+    for name, norm_name in norms_behind(folded, inputs).items():
+        layer, norm = folded.get_submodule(name), folded.get_submodule(norm_name)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+            folded.set_submodule(name, fuse_conv_bn_eval(layer, norm))
+            folded.set_submodule(norm_name, nn.Identity())
+    with torch.no_grad():
+        wanted, got = first_tensor(call(made, inputs)), first_tensor(call(folded, inputs))
+    return folded if torch.allclose(wanted, got, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())) else made
+
+
+def norms_behind(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the batch normalisation that reads each layer's output as it is, by layer name."""
+    made: list[tuple[str, object]] = []
+    found: dict[str, str] = {}
+
+    def read(name: str, given: tuple[object, ...]) -> None:
+        producer = next((n for n, output in made if given and output is given[0]), None)
+        if producer is not None:
+            found[producer] = name
+
+    hooks = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            hooks.append(layer.register_forward_pre_hook(lambda _, given, n=name: read(n, given)))
+        elif isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            hooks.append(layer.register_forward_hook(lambda _, __, out, n=name: made.append((n, out))))
+    try:
+        with torch.no_grad():
+            call(module, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modeltailor.canonical import content_key
-from modeltailor.compress.structure.calling import Inputs, call, named_inputs
+from modeltailor.compress.structure.calling import Inputs, named_inputs
 from modeltailor.compress.structure.distillation import Task
 from modeltailor.compress.structure.fake_quantization import round_weights, settle_weights
-from modeltailor.compress.structure.learning import fingerprint, learn_once
+from modeltailor.compress.structure.learning import fingerprint, learn_once, norms_behind
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.vocabulary import Format, Training
 
@@ -109,28 +108,3 @@ def recover(
         )  # fmt: skip
         made = plain if from_cache else made
     return Recovered(module=made, bits=bits, key=key, from_cache=from_cache, seconds=time.monotonic() - started)
-
-
-def norms_behind(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the batch normalisation that reads each layer's output as it is, by layer name."""
-    made: list[tuple[str, object]] = []
-    found: dict[str, str] = {}
-
-    def read(name: str, given: tuple[object, ...]) -> None:
-        producer = next((n for n, output in made if given and output is given[0]), None)
-        if producer is not None:
-            found[producer] = name
-
-    hooks = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            hooks.append(layer.register_forward_pre_hook(lambda _, given, n=name: read(n, given)))
-        elif isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-            hooks.append(layer.register_forward_hook(lambda _, __, out, n=name: made.append((n, out))))
-    try:
-        with torch.no_grad():
-            call(module, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found

@@ -240,3 +240,35 @@ def test_images_are_varied_the_same_way_for_the_same_draw() -> None:
     assert torch.all(inner.diff(dim=3) == 1)  # shifted, neither mirrored nor mixed
     steps = {int(d) for d in draw(3, True)[:, 0, 8, 4:12].diff(dim=1)[:, 3]}
     assert steps == {1, -1}
+
+
+def test_padded_positions_teach_nothing() -> None:
+    class Embedder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.dense = nn.Embedding(20, 8), nn.Linear(8, 8)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.dense(self.table(input_ids)) * torch.where(attention_mask > 0, 1.0, 1e3).unsqueeze(-1)
+
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(1, 20, (200, 6)), np.ones((200, 6), np.int64)
+    mask[:, 4:] = 0
+    torch.manual_seed(0)
+    teacher, student = Embedder().eval(), Embedder()
+    data = TrainingData(inputs={"input_ids": ids, "attention_mask": mask})
+    distill(student, teacher, data, Training(epochs=150, learning_rate=0.02, batch_size=50, optimizer="adamw"))
+    with torch.no_grad():
+        wanted, got = (m(torch.from_numpy(ids), torch.ones(200, 6)) for m in (teacher, student))
+    assert float((wanted - got).square().mean() / wanted.square().mean()) < 0.02
+
+
+def test_a_folded_teacher_answers_the_same(teacher: nn.Module, digits) -> None:  # type: ignore[no-untyped-def]
+    from modeltailor.compress.structure.learning import _ready_to_teach
+
+    before = digest(teacher)
+    folded = _ready_to_teach(teacher, digits[0])
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    with torch.no_grad():
+        assert torch.allclose(folded(digits[1]), teacher(digits[1]), atol=1e-3)
+    assert digest(teacher) == before

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from modeltailor.compress import Format, Training
-from modeltailor.compress.structure import TrainingData, rank_blocks, recover
+from modeltailor.compress.structure import TrainingData, rank_blocks, recover, removal_order
 from modeltailor.compress.structure.fake_quantization import RoundedWeight, grid_limits, round_weights, settle_weights
-from modeltailor.compress.structure.recovery import norms_behind
+from modeltailor.compress.structure.learning import norms_behind
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
@@ -141,6 +141,7 @@ def test_the_block_that_does_nothing_is_missed_least() -> None:
     assert ranked[0].divergence == pytest.approx(0.0, abs=1e-6)
     assert ranked[0].parameters == 84
     assert ranked[0].macs_share == pytest.approx(72 / 240)
+    assert removal_order(module, torch.zeros(1, 6), calibration) == ("0.1", "0.2", "0.0")
 
 
 def test_files_hold_the_trained_integers_and_give_the_same_outputs(tmp_path: Path) -> None:
