@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from published.families import rows as family_rows
 from published.known import hub_rows, ncnn_rows, ratio_rows
 from published.rows import cells_rows, subnets_rows
 from published.score import Effort, Score, averaged
@@ -63,11 +64,15 @@ ROWS = {
     "ncnn": Row(
         title="ncnn CPUs, known models on a left-out chip", run=ncnn_rows, goals={"within10": 0.65, "within20": 0.87}
     ),
+    "families": Row(title="ncnn CPUs, model family and chip left out", run=family_rows, goals={"within20": 0.55}),
     "ratio": Row(
         title="float to int8 on a left-out device", run=ratio_rows, goals={"within10": 0.60, "within20": 0.85}
     ),
 }
-EFFORTS = {True: Effort(seeds=2, targets=1500, inner=9), False: Effort(seeds=5, targets=5000, inner=60)}
+EFFORTS = {
+    True: Effort(seeds=2, targets=1500, inner=9, folds=4),
+    False: Effort(seeds=5, targets=5000, inner=60, folds=8),
+}
 
 
 def _goal_lines(name: str, row: Row, scores: list[Score]) -> list[dict[str, object]]:

@@ -22,12 +22,14 @@ class Effort:
         seeds: repetitions with other candidates and targets, where items are sampled.
         targets: items predicted on each device, where there are thousands.
         inner: groups held out of the rest to widen bands, at most.
+        folds: groups of chips that are left out together where each alone would take hours.
         k: measurements on the left-out device.
     """
 
     seeds: int
     targets: int
     inner: int
+    folds: int
     k: int = 10
 
 

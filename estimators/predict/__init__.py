@@ -7,11 +7,13 @@ from modeltailor.estimators.predict.mixture import Mixture
 from modeltailor.estimators.predict.nearest import KnownItems, Windows, completed
 from modeltailor.estimators.predict.pool import Pool, smoothed
 from modeltailor.estimators.predict.pooled import Mixed, pooled_field
+from modeltailor.estimators.predict.population import CostPopulation, learn_costs
 from modeltailor.estimators.predict.roofline import PathTerms, TwoPathRoofline
 
 __all__ = [
     "Band",
     "Component",
+    "CostPopulation",
     "Hypothesis",
     "KnownItems",
     "LatencyField",
@@ -23,6 +25,7 @@ __all__ = [
     "Windows",
     "band_factor",
     "completed",
+    "learn_costs",
     "near",
     "needed_factors",
     "pooled_field",
