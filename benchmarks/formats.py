@@ -34,7 +34,7 @@ from scipy import optimize, stats
 from torch import nn
 
 from modeltailor.compress import Format, Settings
-from modeltailor.compress.formats import Composed, Composer, executed_kernels
+from modeltailor.compress.formats import Composed, Composer, executed_kernels, kernels_agree
 from modeltailor.estimators.sensitivity import sensitivities
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session, optimized_model, run_batches
@@ -251,7 +251,7 @@ def beyond_payload(composer: Composer, made: Composed) -> int:
 
 def all_kernels_match(composer: Composer, made: Composed) -> bool:
     executed = executed_kernels(optimized_model(made.model_bytes), composer.sites)
-    return all(executed.get(r.site, "").removeprefix("Fused") == r.kernel for r in made.sites)
+    return all(kernels_agree(r.kernel, executed.get(r.site, "")) for r in made.sites)
 
 
 def compose_ms(composer: Composer, formats: Mapping[str, Format], repeats: int) -> float:

@@ -6,16 +6,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modeltailor.compress.formats.composer import Composed, Composer, executed_kernels
+    from modeltailor.compress.formats.composer import Composed, Composer, executed_kernels, kernels_agree
     from modeltailor.compress.formats.graph import PreparedGraph, prepare
 
-__all__ = ["Composed", "Composer", "PreparedGraph", "executed_kernels", "prepare"]
+__all__ = ["Composed", "Composer", "PreparedGraph", "executed_kernels", "kernels_agree", "prepare"]
 
 _HOMES = {
     "Composed": "composer",
     "Composer": "composer",
     "PreparedGraph": "graph",
     "executed_kernels": "composer",
+    "kernels_agree": "composer",
     "prepare": "graph",
 }
 

@@ -131,6 +131,8 @@ def _labels(graph: PreparedGraph, model: ModelProto) -> dict[str, str]:
     labels: dict[str, str] = {}
     for site in graph.sites:
         tensor, label = graph.model.graph.node[site.node].output[0], site_label(site.site.position)
+        if not tensor:  # recurrent layers may leave outputs out
+            continue
         labels[tensor] = label
         for step in "abc" if site.site.kind in ("conv", "depthwise") else "":
             after = readers.get(tensor, [])

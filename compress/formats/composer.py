@@ -26,7 +26,7 @@ from modeltailor.compress.vocabulary import Format, Settings, Site, SiteReport
 from modeltailor.errors import CandidateError
 from modeltailor.targets import Inputs, RuntimeOptions
 
-__all__ = ["Composed", "Composer", "executed_kernels"]
+__all__ = ["Composed", "Composer", "executed_kernels", "kernels_agree"]
 
 _F = Format.parse
 _BITS = (8, 7, 6, 5, 4, 3, 2)
@@ -34,7 +34,8 @@ _CONV = ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *(f"w{b}" for b in _BITS),
 _CODEBOOKS = tuple(f"codebook{b}" for b in range(2, 9))
 _INTEGER_CODEBOOKS = tuple(f"codebook{b}a8" for b in range(2, 6))
 _DYNAMIC = tuple(f"w{b}a8-dynamic" for b in _BITS)
-_BLOCKS: tuple[str, ...] = ()
+_BLOCKS = tuple(f"w{b}-block{size}" for b in (8, 4, 2) for size in (32, 64, 128))
+_TABLE_BLOCKS = tuple(f"w{b}-block{size}" for b in (8, 4) for size in (32, 64, 128))
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "conv": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
     "depthwise": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
@@ -49,7 +50,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
         *_BLOCKS,
     ),
     "gemm": ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *_DYNAMIC, *(f"w{b}" for b in _BITS), *_CODEBOOKS, *_BLOCKS),
-    "embedding": ("fp32", "fp16", *(f"w{b}" for b in _BITS)),
+    "embedding": ("fp32", "fp16", *(f"w{b}" for b in _BITS), *_TABLE_BLOCKS),
     "recurrent": ("fp32",),
     "other": ("fp32",),
 }
@@ -320,13 +321,21 @@ def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) 
             found[labels[label]] = node.op_type
         elif node.op_type in ("Conv", "FusedConv", "NhwcFusedConv"):
             renamed["conv"].append(node.op_type)
-        elif node.op_type in ("FusedGemm", "FusedMatMul"):
+        elif node.op_type in ("Gemm", "FusedGemm", "FusedMatMul"):
             renamed["matmul"].append(node.op_type)
     for family, kernels in renamed.items():
         missing = [n for n, s in zip(names, sites, strict=True) if n not in found and _family(s) == family]
         if len(missing) == len(kernels):
             found.update(zip(missing, kernels, strict=True))
     return {n: found[n] for n in names if n in found}
+
+
+_ALIKE = ({"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}, {"Conv", "FusedConv", "NhwcFusedConv"})
+
+
+def kernels_agree(reported: str, executed: str) -> bool:
+    """Whether the executed operator computes what was reported: fusions that only add a bias or a ``Relu`` do."""
+    return reported == executed or any(reported in alike and executed in alike for alike in _ALIKE)
 
 
 def _family(site: Site | SiteReport) -> str:

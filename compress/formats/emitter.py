@@ -119,12 +119,31 @@ class Emitter:
         scale = self.constant(np.asarray(params.scale, np.float32))
         return scale, self.constant(np.asarray(params.zero_point, kind))
 
+    def _guarded_channels(self, tensor: str) -> int:
+        """Channels of a tensor that a float convolution or Gemm reads; 0 if none does or they are unknown.
+
+        Between a ``DequantizeLinear`` with one scale and a ``QuantizeLinear`` ONNX Runtime rounds float weights to
+        8 bits on its own (its ``WeightBiasQuantization``) and runs the integer kernel. Whoever asks for a float site
+        must get one: equal scales written out by channel keep the runtime from it.
+        """
+        readers = (self.graph.model.graph.node[k] for k in self.graph.consumers.get(tensor, ()))
+        if not any(n.op_type in ("Conv", "ConvTranspose", "Gemm") and n.input[0] == tensor for n in readers):
+            return 0
+        shape = self.graph.shapes.get(tensor, ())
+        return (shape[1] or 0) if len(shape) > 1 else 0
+
     def as_float(self, tensor: str) -> str:
         """Return the float form of a tensor, dequantized once where only integers exist."""
         self.original(tensor)
         if not self.is_float(tensor) and tensor in self._integers:
             name, params = self._integers[tensor]
-            self.node("DequantizeLinear", [name, *self.scalars(params)], [tensor])
+            channels = self._guarded_channels(tensor)
+            if channels:
+                scale, zero = (np.full(channels, self.tensor_value(k)) for k in self.scalars(params))
+                ends = [self.constant(scale), self.constant(zero)]
+                self.node("DequantizeLinear", [name, *ends], [tensor], axis=1)
+            else:
+                self.node("DequantizeLinear", [name, *self.scalars(params)], [tensor])
             self._floats.add(tensor)
         return tensor
 

@@ -34,14 +34,20 @@ def damped(second: NDArray[np.float32], share: float = 0.01) -> NDArray[np.float
 
 
 def compensated(
-    weight: NDArray[np.float32], second: NDArray[np.float32], grid: Grid, *, damping: float = 0.01
+    weight: NDArray[np.float32],
+    second: NDArray[np.float32],
+    grid: Grid,
+    *,
+    steps: NDArray[np.float32] | None = None,
+    damping: float = 0.01,
 ) -> NDArray[np.float32]:
-    """Return integers for ``weight`` (already divided by its scale) with compensated rounding errors.
+    """Return integers for ``weight`` with compensated rounding errors.
 
     Args:
-        weight: ``[groups, out, K]`` in steps of the grid.
+        weight: ``[groups, out, K]``, already in steps of the grid unless ``steps`` is given.
         second: ``[groups, K, K]``.
         grid: the admissible integers.
+        steps: step of each weight, the same shape, where they differ within a row.
         damping: share of the mean diagonal that is added to the diagonal.
     """
     hessian = damped(second, damping)
@@ -51,6 +57,7 @@ def compensated(
     upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1).astype(np.float32)
     rest = np.take_along_axis(weight, order[:, None, :], 2).astype(np.float32)
     rounded = np.empty_like(rest)
+    sizes = None if steps is None else np.take_along_axis(steps, order[:, None, :], 2)
     width = rest.shape[2]
     for start in range(0, width, _BLOCK):
         end = min(start + _BLOCK, width)
@@ -59,9 +66,10 @@ def compensated(
         for k in range(end - start):
             at = start + k
             column = block[:, :, k]
-            q = grid.nearest(column)
+            size = 1.0 if sizes is None else sizes[:, :, at]
+            q = grid.nearest(column / size)
             rounded[:, :, at] = q
-            error = (column - q) / upper[:, at, at, None]
+            error = (column - q * size) / upper[:, at, at, None]
             errors[:, :, k] = error
             block[:, :, k:] -= error[:, :, None] * upper[:, None, at, at:end]
         if end < width:

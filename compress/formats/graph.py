@@ -221,8 +221,6 @@ def prepare(
 def _layer_name(node: NodeProto, weight: str, bias: str | None, given: Mapping[str, str]) -> str:
     if weight in given:
         return given[weight]
-    if _UNSET.match(weight) and bias and bias.endswith(".bias"):
-        return bias.removesuffix(".bias")
     if not _UNSET.match(weight):
         return re.sub(r"([./_]weight|[./]W)$", "", weight)
     for prop in node.metadata_props:
@@ -230,6 +228,8 @@ def _layer_name(node: NodeProto, weight: str, bias: str | None, given: Mapping[s
             scopes = [s for s in re.findall(r"'([^']*)'", prop.value) if s]
             if len(scopes) > 1:
                 return str(scopes[-2])  # the last scope names the call itself
+    if bias and bias.endswith(".bias") and not _UNSET.match(bias):
+        return bias.removesuffix(".bias")
     return node.name or node.output[0]
 
 

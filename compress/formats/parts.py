@@ -176,18 +176,19 @@ class PartMaker:
             second = centered(moments.second, moments.first) if request.bias_correction else moments.second
         integers, scale, table = _rounded_rows(weight, second, request)
         values = integers if table is None else table.astype(np.float32)[integers.astype(np.int64)]
+        steps = np.repeat(scale, request.block, axis=2) if request.block else scale[:, :, None]
         bias = self._graph.bias(site)
         if request.bias_correction and first is not None:
-            shift = bias_shift(weight, values * scale[:, :, None] if not request.block else values, first)
+            shift = bias_shift(weight, values * steps, first)
             bias = shift if bias is None else bias + shift
-        flat = scale.reshape(-1)
+        flat = scale[0] if request.block else scale.reshape(-1)
         if request.table == "float" or (not request.per_channel and not request.block):
             flat = flat[0].reshape(())
         bytes_ = integers.astype(np.uint8).view(np.int8) if table is not None else integers.astype(np.int8)
         stored = from_rows(bytes_, site, columns=request.columns)
         out_axis = 1 if request.columns else site.out_axis
         planes = None
-        if request.bits < 8:
+        if request.bits < 8 and not request.block:
             planes = pack_planes(stored if table is None else stored.view(np.uint8), request.bits, signed=table is None)
         part = Part(
             integers=stored, bits=request.bits, scale=np.asarray(flat, np.float32), out_axis=out_axis, bias=bias,
@@ -208,6 +209,8 @@ def _rounded_rows(
     weight: NDArray[np.float32], second: NDArray[np.float32] | None, request: PartRequest
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.generic] | None]:
     """Return integers or indices ``[groups, out, K]``, scales ``[groups, out]`` and the table, if any."""
+    if request.block:
+        return *_rounded_blocks(weight, second, request), None
     ones = np.ones((weight.shape[0], weight.shape[2]), np.float32)
     importance = ones if second is None else np.maximum(np.diagonal(second, axis1=1, axis2=2), 0).astype(np.float32)
     importance = importance + np.float32(1e-3) * np.maximum(importance.mean(axis=1, keepdims=True), np.float32(1e-12))
@@ -243,6 +246,23 @@ def _rounded_rows(
         return integers, scale, None
     table = np.asarray(grid.levels, np.int8)
     return np.searchsorted(table, integers).astype(np.float32), scale, table
+
+
+def _rounded_blocks(
+    weight: NDArray[np.float32], second: NDArray[np.float32] | None, request: PartRequest
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return integers ``[1, out, K]`` and the scale of each block ``[1, out, blocks]``; the block divides K."""
+    grid = Grid.of_bits(request.bits)
+    _, rows, width = weight.shape
+    blocks = width // request.block
+    # blocks are rows of their own to the search of scales
+    as_rows_ = weight.reshape(1, rows * blocks, request.block)
+    scale = search_scale(as_rows_, np.ones((1, request.block), np.float32), grid, per_channel=True)
+    scale = scale.reshape(1, rows, blocks)
+    steps = np.repeat(scale, request.block, axis=2)
+    if second is None:
+        return np.asarray(grid.nearest(weight / steps), np.float32), scale
+    return compensated(weight, second, grid, steps=steps), scale
 
 
 def _float_table(

@@ -282,7 +282,10 @@ def _emit_wide(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, 
     domain = "" if emitter.graph.opset >= 21 else MICROSOFT
     q, back = emitter.fresh("q"), emitter.fresh("d")
     emitter.node("QuantizeLinear", [emitter.as_float(site.input), *emitter.scalars(params)], [q], domain=domain)
-    emitter.node("DequantizeLinear", [q, *emitter.scalars(params)], [back], domain=domain)
+    channels = site.site.weight_shape[1] * site.group
+    # equal scales by channel keep the runtime from rounding the weights once more, see Emitter.as_float
+    ends = [emitter.constant(np.full(channels, emitter.tensor_value(k))) for k in emitter.scalars(params)]
+    emitter.node("DequantizeLinear", [q, *ends], [back], domain=domain, axis=1)
     emitter.made_float(back)
     return _emit_float_kernel(emitter, folding, site, part, back, "computed in float between 16-bit conversions")
 
