@@ -31,8 +31,8 @@ __all__ = ["ProbeEntry", "ProbeKind", "ProbeTable", "probe"]
 ProbeKind = Literal["conv", "depthwise", "matmul", "matvec", "channels", "conversion", "bandwidth", "threads"]
 
 _VERSION = 1
-_PLAN = TimingPlan(pairs=1, quads=3, block_inferences=10, block_ms=10.0, warmup_s=0.15, timeout_s=40.0)
-_FORMAT_KINDS: tuple[ProbeKind, ...] = ("conv", "depthwise", "matmul", "matvec")
+_PLAN = TimingPlan(pairs=1, quads=3, block_inferences=10, block_ms=10.0, warmup_s=0.15, timeout_s=90.0)
+_KINDS: tuple[ProbeKind, ...] = ("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "matvec")
 _COUNTS = (12, 16, 24, 32, 48, 64)
 
 
@@ -79,8 +79,8 @@ class ProbeTable:
         conversion_us: microseconds of one border between float and integers (a quantize-dequantize pair), for 1,000
             values; ``None`` if not measured.
         bandwidth_gbps: rate at which weights stream from memory, 1e9 bytes a second; ``None`` if not measured.
-        left_out: kinds that were not reached in time.
-        seconds: that the probe took.
+        left_out: wanted kinds that were not reached in time.
+        seconds: that the probe took, all calls that filled the table together.
     """
 
     device: str
@@ -172,7 +172,6 @@ class _Trial:
 class _Probe:
     device: Device
     folder: Path
-    deadline: float
     entries: list[ProbeEntry]
 
     def kind(self, kind: ProbeKind, trials: Sequence[_Trial], shape: tuple[int, ...]) -> None:
@@ -185,10 +184,9 @@ class _Probe:
             name = f"{kind}-{number}.onnx"
             onnx.save(trial.model(), self.folder / name)
             paths[name] = trial
-        plan = dataclasses.replace(_PLAN, timeout_s=max(5.0, self.deadline - time.monotonic()))
         while paths:
             try:
-                timings = self.device.time([self.folder / name for name in paths], inputs, plan)
+                timings = self.device.time([self.folder / name for name in paths], inputs, _PLAN)
             except CandidateError as error:
                 if error.where not in paths or error.where == f"{kind}-0.onnx":
                     raise
@@ -299,70 +297,97 @@ def _channel_trials() -> list[_Trial]:
     return [make(count) for make in (plain, quantized) for count in _COUNTS]
 
 
+def _plan_of(kind: ProbeKind) -> tuple[Sequence[_Trial], tuple[int, ...]]:
+    """Return what is tried for a kind, the baseline first, and the shape of the input."""
+    from modeltailor.targets import _probe_models as nets
+
+    match kind:
+        case "conv":
+            return _conv_trials(False, 32, 16), (1, 32, 16, 16)
+        case "depthwise":
+            return _conv_trials(True, 64, 16), (1, 64, 16, 16)
+        case "matmul":
+            return _matmul_trials(64, 256), (1, 64, 256)
+        case "matvec":
+            return _matmul_trials(1, 512), (1, 1, 512)
+        case "channels":
+            return _channel_trials(), (1, 3, 16, 16)
+        case "conversion":
+            return [_border(0), _border(4)], (1, 64, 32, 32)
+        case "bandwidth":
+            stream = _Trial("fp32", "stream", lambda: nets.matmul_net(rows=1, width=3072, layers=1))
+            return [stream], (1, 1, 3072)
+        case "threads":
+            raise ValueError("threads are probed by devices of their own; pass with_threads")
+
+
 def probe(
     device: Device,
     *,
+    kinds: Sequence[ProbeKind] = _KINDS,
     cache: Path | None = None,
     limit_s: float = 60.0,
     with_threads: Mapping[int, Device] | None = None,
 ) -> ProbeTable:
-    """Measure what pays on a device, or read it from the cache.
+    """Measure what pays on a device; what the cache knows already is not measured again.
 
     Args:
         device: what is probed.
+        kinds: what to try, the most wanted first; a network without matrix products needs no ``matmul``.
         cache: folder that keeps a table a fingerprint; ``None`` measures anew and keeps nothing.
-        limit_s: seconds after which no further kind is started.
+        limit_s: no further kind is started after four fifths of it.
         with_threads: the same device with other thread counts, to see what more threads give; they are closed by
-            whoever made them.
+            whoever made them, and never cached.
 
     Raises:
         DeviceError: the device failed.
         CandidateError: not even fp32 runs.
     """
-    from modeltailor.targets import _probe_models as nets
-
     facts = device.describe()
     kept = None if cache is None else cache / f"probe-{facts.fingerprint}.json"
-    if kept is not None and kept.is_file() and (known := _from_json(kept.read_text(encoding="utf-8"))) is not None:
-        return known
+    known = _from_json(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else None
+    before = known.entries if known else ()
+    wanted = [k for k in dict.fromkeys(kinds) if not any(e.kind == k for e in before)]
+    if known is not None and not wanted and not with_threads:
+        return dataclasses.replace(known, left_out=())
     started = time.monotonic()
     left_out: list[ProbeKind] = []
+
+    def in_time(kind: ProbeKind) -> bool:
+        if time.monotonic() - started > 0.8 * limit_s:
+            left_out.append(kind)
+            return False
+        return True
+
     with tempfile.TemporaryDirectory(prefix="modeltailor-probe-") as name:
-        work = _Probe(device, Path(name), started + limit_s, [])
-
-        def run(kind: ProbeKind, trials: Sequence[_Trial], shape: tuple[int, ...]) -> None:
-            if time.monotonic() - started > 0.8 * limit_s:
-                left_out.append(kind)
-            else:
-                work.kind(kind, trials, shape)
-
-        run("conv", _conv_trials(False, 32, 16), (1, 32, 16, 16))
-        run("matmul", _matmul_trials(64, 256), (1, 64, 256))
-        run("depthwise", _conv_trials(True, 64, 16), (1, 64, 16, 16))
-        run("conversion", [_border(0), _border(4)], (1, 64, 32, 32))
-        run(
-            "bandwidth", [_Trial("fp32", "stream", lambda: nets.matmul_net(rows=1, width=3072, layers=1))], (1, 1, 3072)
+        work = _Probe(device, Path(name), list(before))
+        for kind in wanted:
+            if in_time(kind):
+                work.kind(kind, *_plan_of(kind))
+        table = ProbeTable(
+            device=facts.name,
+            fingerprint=facts.fingerprint,
+            evidence=facts.evidence,
+            entries=tuple(work.entries),
+            conversion_us=_conversion_us(work),
+            bandwidth_gbps=_bandwidth_gbps(work),
+            left_out=tuple(left_out),
+            seconds=(known.seconds if known else 0.0) + time.monotonic() - started,
         )
-        run("channels", _channel_trials(), (1, 3, 16, 16))
-        run("matvec", _matmul_trials(1, 512), (1, 1, 512))
+        if kept is not None and len(work.entries) > len(before):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_text(kept, table.to_json())
         for threads, other in sorted((with_threads or {}).items()):
-            work.device = other
-            trial = _Trial("fp32", f"{threads} threads", lambda: nets.conv_net(channels=64, side=32))
-            run("threads", [trial], (1, 64, 32, 32))
-    table = ProbeTable(
-        device=facts.name,
-        fingerprint=facts.fingerprint,
-        evidence=facts.evidence,
-        entries=_threads_related(work.entries),
-        conversion_us=_conversion_us(work),
-        bandwidth_gbps=_bandwidth_gbps(work),
-        left_out=tuple(dict.fromkeys(left_out)),
-        seconds=time.monotonic() - started,
-    )
-    if kept is not None and not left_out:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, table.to_json())
-    return table
+            if in_time("threads"):
+                work.device = other
+                work.kind("threads", [_with_threads(threads)], (1, 64, 32, 32))
+    return dataclasses.replace(table, entries=_threads_related(work.entries), left_out=tuple(dict.fromkeys(left_out)))
+
+
+def _with_threads(threads: int) -> _Trial:
+    from modeltailor.targets import _probe_models as nets
+
+    return _Trial("fp32", f"{threads} threads", lambda: nets.conv_net(channels=64, side=32))
 
 
 def _border(pairs: int) -> _Trial:

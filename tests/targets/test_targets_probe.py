@@ -51,13 +51,16 @@ def test_quantized_models_compute_what_the_float_ones_compute():
         assert np.abs(run(nets.matmul_net(rows=4, width=64, dynamic=kind), (1, 4, 64)) - wide).mean() < 0.05
 
 
+FORMATS = ("conv", "matmul")
+
+
 def latency(path: Path) -> float:
     """A made-up device: second trial of every kind twice as fast as the first, third slower, others equal."""
     return {"1": 0.5, "2": 1.3}.get(path.stem.rpartition("-")[2], 1.0)
 
 
 def test_pays_and_reasons_follow_the_measured_times():
-    table = probe(FakeDevice(latency))
+    table = probe(FakeDevice(latency), kinds=FORMATS)
     assert table.pays("w8a8", "conv", "u8s8 per channel")
     assert not table.pays("w8a8", "conv", "s8s8 per channel")
     assert table.pays("w8a8", "conv")
@@ -66,25 +69,25 @@ def test_pays_and_reasons_follow_the_measured_times():
     assert not table.pays("w3", "conv")
     assert "2.00 times as fast as fp32" in table.reason("w8a8", "conv")
     assert "slower than fp32: 0.77" in table.reason("w8a8", "conv", "s8s8 per channel")
-    assert "no clear gain" in probe(FakeDevice(latency, noise=0.3, seed=2)).reason("fp16", "conv")
+    assert "no clear gain" in probe(FakeDevice(latency, noise=0.3, seed=2), kinds=FORMATS).reason("fp16", "conv")
     assert "was not measured" in table.reason("w3", "conv")
     best = table.best("w8a8", "conv")
     assert best is not None
     assert best.detail == "u8s8 per channel"
     assert table.left_out == ()
-    reversed_table = probe(FakeDevice(lambda p: 1.0 / latency(p)))
+    reversed_table = probe(FakeDevice(lambda p: 1.0 / latency(p)), kinds=FORMATS)
     assert reversed_table.pays("w8a8", "conv", "s8s8 per channel")
     assert not reversed_table.pays("w8a8", "conv", "u8s8 per channel")
 
 
 def test_format_that_does_not_run_is_noted_and_the_rest_is_measured():
     broken = CandidateError("CRASH:SEGV", "", "the process was killed by SIGSEGV")
-    table = probe(FakeDevice(latency, failures={"conv-2.onnx": broken}))
+    table = probe(FakeDevice(latency, failures={"conv-2.onnx": broken}), kinds=FORMATS)
     assert not table.pays("w8a8", "conv", "s8s8 per channel")
     assert "does not run" in table.reason("w8a8", "conv", "s8s8 per channel")
     assert table.pays("w8a8", "conv", "u8s8 per channel")
     with pytest.raises(CandidateError):
-        probe(FakeDevice(latency, failures={"conv-0.onnx": broken}))
+        probe(FakeDevice(latency, failures={"conv-0.onnx": broken}), kinds=FORMATS)
 
 
 def test_channel_multiples_are_read_off_the_times():
@@ -96,23 +99,38 @@ def test_channel_multiples_are_read_off_the_times():
         count = counts[int(number) % 6]
         return count / 16 if int(number) < 6 else -(-count // 32) * 1.0
 
-    table = probe(FakeDevice(coarse))
+    table = probe(FakeDevice(coarse), kinds=("channels",))
     assert (table.channel_multiple("fp32"), table.channel_multiple("w8a8")) == (4, 16)
 
 
 def test_table_is_cached_by_fingerprint_and_a_broken_cache_is_ignored(tmp_path):
     first = FakeDevice(latency)
-    table = probe(first, cache=tmp_path / "cache")
+    table = probe(first, kinds=FORMATS, cache=tmp_path / "cache")
     again = FakeDevice(latency)
-    assert probe(again, cache=tmp_path / "cache") == table
+    assert probe(again, kinds=FORMATS, cache=tmp_path / "cache") == table
     assert again.calls == []
-    probe(other := FakeDevice(latency, name="other"), cache=tmp_path / "cache")
+    probe(other := FakeDevice(latency, name="other"), kinds=FORMATS, cache=tmp_path / "cache")
     assert other.calls
     for file in (tmp_path / "cache").iterdir():
         file.write_text("{}")
-    redone = probe(again, cache=tmp_path / "cache")
+    redone = probe(again, kinds=FORMATS, cache=tmp_path / "cache")
     assert dataclasses.replace(redone, seconds=0.0) == dataclasses.replace(table, seconds=0.0)
     assert again.calls
+
+
+def test_only_wanted_kinds_are_measured_and_a_later_call_adds_the_rest(tmp_path):
+    device = FakeDevice(latency)
+    first = probe(device, kinds=("depthwise", "conversion"), cache=tmp_path)
+    assert {e.kind for e in first.entries} == {"depthwise", "conversion"}
+    assert first.conversion_us is not None
+    assert "was not measured" in first.reason("w8a8", "conv")
+    calls = len(device.calls)
+    second = probe(device, kinds=("conv", "depthwise"), cache=tmp_path)
+    assert len(device.calls) == calls + 1
+    assert {e.kind for e in second.entries} == {"depthwise", "conversion", "conv"}
+    assert second.entries[: len(first.entries)] == first.entries
+    with pytest.raises(ValueError, match="with_threads"):
+        probe(device, kinds=("threads",))
 
 
 def test_out_of_time_kinds_are_named_and_not_cached(tmp_path):
@@ -123,7 +141,9 @@ def test_out_of_time_kinds_are_named_and_not_cached(tmp_path):
 
 
 def test_threads_are_related_to_the_fewest():
-    table = probe(FakeDevice(latency), with_threads={1: FakeDevice(lambda _: 4.0), 2: FakeDevice(lambda _: 2.5)})
+    table = probe(
+        FakeDevice(latency), kinds=(), with_threads={1: FakeDevice(lambda _: 4.0), 2: FakeDevice(lambda _: 2.5)}
+    )
     assert [(e.detail, e.speedup) for e in table.entries if e.kind == "threads"] == [
         ("1 threads", 1.0),
         ("2 threads", 1.6),
