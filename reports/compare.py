@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat
 from modeltailor.errors import shown
 from modeltailor.reports.markdown import escaped
 from modeltailor.reports.summary import ModelSummary, Ratio, RunSummary
-from modeltailor.reports.wording import bytes_text, fixed, metric_text, percent, points, ratio
+from modeltailor.reports.wording import bytes_text, change, change_text, fixed, metric_text, percent, ratio
 
 __all__ = ["BestCompared", "DifferingFact", "RunComparison", "SharedModel", "compare", "render_comparison"]
 
@@ -195,7 +195,7 @@ def _best(a: RunSummary, b: RunSummary, same_data: bool) -> BestCompared | None:
     )  # fmt: skip
 
 
-def _sentences(a: str, b: str, best: BestCompared | None, shared: Sequence[SharedModel]) -> tuple[str, ...]:
+def _sentences(a: str, b: str, best: BestCompared | None, shared: Sequence[SharedModel], unit: str) -> tuple[str, ...]:
     told = []
     if best is None:
         told.append("At least one of the runs recommends no model, so there is no best to compare.")
@@ -203,7 +203,7 @@ def _sentences(a: str, b: str, best: BestCompared | None, shared: Sequence[Share
         if best.same_recipe:
             told.append(f"Both runs recommend the same recipe ({shown(best.name_a, 80)}).")
         speed = f"{ratio(best.speed.value)} the speedup [{ratio(best.speed.low)}, {ratio(best.speed.high)}]"
-        accuracy = f"{points(best.accuracy_points)} points"
+        accuracy = change_text(best.accuracy_points, unit)
         told.append(
             f"The recommended model of {b} has {speed} of that of {a} ({_real(best.speed_differs)}), "
             f"{percent(best.size_ratio)} of its size, {accuracy} ({_real(best.accuracy_differs)})."
@@ -250,7 +250,7 @@ def compare(a: RunSummary, b: RunSummary, *, name_a: str = "A", name_b: str = "B
         shared=shared,
         only_a=len(keys_a - keys_b),
         only_b=len(keys_b - keys_a),
-        sentences=_sentences(name_a, name_b, best, shared),
+        sentences=_sentences(name_a, name_b, best, shared, a.metric.unit),
     )
 
 
@@ -277,10 +277,10 @@ def render_comparison(comparison: RunComparison, a: RunSummary, b: RunSummary) -
     lines += ["", "## The same recipes in both", ""]
     if comparison.shared:
         lines += [
-            f"| model | speedup {name_a} | speedup {name_b} | ratio [95 %] | real? | file | accuracy, points |",
+            f"| model | speedup {name_a} | speedup {name_b} | ratio [95 %] | real? | file | accuracy, change |",
             "|---|--:|--:|--:|---|---|--:|",
         ]
-        lines += [_shared_row(s) for s in comparison.shared]
+        lines += [_shared_row(s, a.metric.unit) for s in comparison.shared]
         lines += ["", "Real: p < 0.05 after adjustment for the number of models (Holm)."]
     else:
         lines.append("None.")
@@ -296,12 +296,12 @@ def render_comparison(comparison: RunComparison, a: RunSummary, b: RunSummary) -
     return "\n".join([*lines, ""])
 
 
-def _shared_row(s: SharedModel) -> str:
+def _shared_row(s: SharedModel, unit: str) -> str:
     file = "same bytes" if s.same_file else f"{bytes_text(s.size_a)}, {bytes_text(s.size_b)}"
     real = f"yes (p = {s.p_value:.2g})" if s.speed_differs else f"no (p = {s.p_value:.2g})"
     mark = "" if s.accuracy_differs else " (noise)" if abs(s.accuracy_points) >= 0.005 else ""
     return (
         f"| {escaped(s.name, 60)} | {ratio(s.speedup_a.value)} | {ratio(s.speedup_b.value)} "
         f"| {fixed(s.ratio.value, 3)} [{fixed(s.ratio.low, 3)}, {fixed(s.ratio.high, 3)}] "
-        f"| {real} | {file} | {points(s.accuracy_points)}{mark} |"
+        f"| {real} | {file} | {change(s.accuracy_points, unit)}{mark} |"
     )

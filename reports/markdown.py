@@ -7,7 +7,7 @@ import re
 from modeltailor.errors import shown
 from modeltailor.reports.summary import ModelSummary, RunSummary
 from modeltailor.reports.verdict import limit_sentence
-from modeltailor.reports.wording import bytes_text, metric_text, ms_text, percent, points, ratio, seconds_text
+from modeltailor.reports.wording import bytes_text, change, metric_text, ms_text, percent, ratio, seconds_text
 
 __all__ = ["escaped", "render_markdown"]
 
@@ -22,9 +22,9 @@ def escaped(text: object, longest: int = 90) -> str:
 
 def _accuracy_cells(m: ModelSummary, summary: RunSummary) -> tuple[str, str]:
     unit = summary.metric.unit
-    search = f"{metric_text(m.accuracy.search.value, unit)} ({points(100 * m.accuracy.search.difference)})"
+    search = f"{metric_text(m.accuracy.search.value, unit)} ({change(100 * m.accuracy.search.difference, unit)})"
     test = m.accuracy.test
-    return search, f"{metric_text(test.value, unit)} ({points(100 * test.difference)})" if test else "–"
+    return search, f"{metric_text(test.value, unit)} ({change(100 * test.difference, unit)})" if test else "–"
 
 
 def _row(m: ModelSummary, summary: RunSummary) -> str:

@@ -6,7 +6,7 @@ from modeltailor.reports.markdown import escaped
 from modeltailor.reports.snippets import runtime_of, snippets_for
 from modeltailor.reports.summary import ModelSummary, RunSummary
 from modeltailor.reports.verdict import limit_sentence
-from modeltailor.reports.wording import bytes_text, metric_text, ms_text, percent, points, ratio
+from modeltailor.reports.wording import bytes_text, change_text, metric_text, ms_text, percent, ratio
 
 __all__ = ["render_model_card"]
 
@@ -34,7 +34,7 @@ def _figures(m: ModelSummary, summary: RunSummary) -> list[str]:
 def _metric(value: float, low: float, high: float, difference: float, unit: str) -> str:
     return (
         f"{metric_text(value, unit)} [{metric_text(low, unit)}, {metric_text(high, unit)}], "
-        f"{points(100 * difference)} points to the original"
+        f"{change_text(100 * difference, unit)} to the original"
     )
 
 

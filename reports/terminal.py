@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 from modeltailor.errors import shown
 from modeltailor.reports.summary import ModelSummary, RunSummary
 from modeltailor.reports.verdict import limit_sentence
-from modeltailor.reports.wording import bytes_text, metric_text, ms_text, points, ratio
+from modeltailor.reports.wording import bytes_text, change, metric_text, ms_text, ratio
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ def _table(models: list[ModelSummary], summary: RunSummary, title: str, plain: b
                   pad_edge=False, padding=(0, 1))  # fmt: skip
     table.add_column("")
     table.add_column("model", overflow="ellipsis", no_wrap=True, max_width=44)
-    names = ("speedup", "latency", "file", summary.metric.name, "points", "test", "budget")
+    names = ("speedup", "latency", "file", summary.metric.name, "change", "test", "budget")
     for name in names:
         table.add_column(shown(name, 20), justify="right", no_wrap=True)
     for m in models:
@@ -40,7 +40,7 @@ def _table(models: list[ModelSummary], summary: RunSummary, title: str, plain: b
             Text(ms_text(m.latency_ms.value)),
             Text(bytes_text(m.size_bytes)),
             Text(metric_text(m.accuracy.search.value, summary.metric.unit)),
-            Text(points(100 * m.accuracy.search.difference)),
+            Text(change(100 * m.accuracy.search.difference, summary.metric.unit)),
             Text(metric_text(test.value, summary.metric.unit) if test else "-"),
             Text("kept" if m.meets_budget else "missed", style="green" if m.meets_budget else "red"),
             style="bold" if best else "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modeltailor.errors import shown
 from modeltailor.reports.summary import Comparison, LimitCheck, MetricFacts, ModelSummary, Verdict
-from modeltailor.reports.wording import bytes_text, fixed, metric_text, ms_text, percent, ratio
+from modeltailor.reports.wording import bytes_text, change_text, fixed, metric_text, ms_text, percent, ratio
 
 __all__ = ["limit_sentence", "verdict_of"]
 
@@ -32,7 +32,7 @@ def limit_sentence(check: LimitCheck, metric: MetricFacts) -> str:
     if check.value is None or check.margin is None:
         return f"{name} not kept: it was not measured"
     by_share = check.unit in ("ms", "bytes")
-    room = percent(abs(check.margin), 1) if by_share else f"{fixed(abs(check.margin), 2)} points"
+    room = percent(abs(check.margin), 1) if by_share else change_text(check.margin, metric.unit, signed=False)
     edge = "" if check.unit == "bytes" else "at worst "  # bytes are exact, the others are the bad end of an interval
     figures = f"{edge}{_value(check, check.value, metric)}, limit {_value(check, check.allowed, metric)}"
     if check.met:
@@ -46,10 +46,11 @@ def _accuracy_words(model: ModelSummary, metric: MetricFacts) -> str:
     loss = 100.0 * record.difference * (1.0 if metric.minimize else -1.0)
     if abs(loss) < 0.005:
         return f"no change of {metric.name} on the {split} split"
-    return f"{fixed(abs(loss), 2)} points of {metric.name} {'lost' if loss > 0 else 'gained'} on the {split} split"
+    lost = change_text(loss, metric.unit, signed=False)
+    return f"{lost} of {metric.name} {'lost' if loss > 0 else 'gained'} on the {split} split"
 
 
-def _over(comparison: Comparison) -> str:
+def _over(comparison: Comparison, unit: str) -> str:
     speed = comparison.speedup
     if speed.low > 1.0:
         pace = f"{ratio(speed.value)} as fast" if speed.value >= 1.2 else f"{percent(speed.value - 1, 1)} faster"
@@ -61,7 +62,7 @@ def _over(comparison: Comparison) -> str:
     size = f"{percent(abs(smaller))} {'smaller' if smaller > 0 else 'larger'}" if abs(smaller) >= 0.005 else "as large"
     points = comparison.accuracy_points
     accuracy = "the same accuracy" if abs(points) < 0.005 else (
-        f"{fixed(abs(points), 2)} points {'more' if points > 0 else 'less'} accurate")  # fmt: skip
+        f"{change_text(points, unit, signed=False)} {'more' if points > 0 else 'less'} accurate")  # fmt: skip
     return f"{pace}, {size}, {accuracy} ({comparison.split} split)"
 
 
@@ -126,7 +127,9 @@ def verdict_of(
             sentences.append("It is itself the best uniform setting; the search found nothing better for this budget.")
         else:
             other = shown(model.over_uniform.name, 60)
-            sentences.append(f"Against the best uniform setting ({other}) it is {_over(model.over_uniform)}.")
+            sentences.append(
+                f"Against the best uniform setting ({other}) it is {_over(model.over_uniform, metric.unit)}."
+            )
     if model.role != "fp32":
         sentences.append(_sureness(model, finished))
     if model.ties:

@@ -8,6 +8,8 @@ from decimal import ROUND_HALF_UP, Decimal
 __all__ = [
     "amount",
     "bytes_text",
+    "change",
+    "change_text",
     "fixed",
     "metric_text",
     "ms_text",
@@ -61,6 +63,20 @@ def points(value: float) -> str:
     """Signed points of the metric: ``+0.12``, ``−0.40``."""
     text = fixed(value, 2)
     return text if text.startswith(MINUS) else f"+{text}"
+
+
+def change(value: float, unit: str = "") -> str:
+    """A signed change of the metric, given in points (percent of 1), without its unit: ``−0.40``, ``−0.42``."""
+    if unit in ("", "%"):
+        return points(value)
+    text = amount(value / 100)
+    return text if text.startswith(MINUS) else f"+{text}"
+
+
+def change_text(value: float, unit: str = "", *, signed: bool = True) -> str:
+    """A change of the metric, given in points, with its unit: ``−0.40 points``, ``−0.42 dB``."""
+    text = change(value, unit) if signed else change(abs(value), unit)[1:]
+    return f"{text} {'points' if unit in ('', '%') else unit}"
 
 
 def metric_text(value: float, unit: str = "") -> str:

@@ -22,14 +22,15 @@ const state = {
 const chart = new Chart(byId("chart"), choose);
 const AXIS_WORDS = { none: "the original", formats: "formats only", sparsity: "channels cut", student: "student, or blocks removed" };
 
-const signed = (a) => MT.points(100 * a[3]);
+const signed = (a) => MT.change(100 * a[3], UNIT);
+const signedText = (a) => MT.changeText(100 * a[3], UNIT);
 function describe(m) {
   const lines = [m.name];
   if (m.outcome && m.outcome !== "MEASURED") return [...lines, `trial ${m.number} failed: ${m.outcome}${m.stage ? " in " + m.stage : ""}`, m.error];
   if (m.speed) lines.push(`${MT.ratio(m.speed[0])} over fp32 (${MT.ratio(m.speed[1])} to ${MT.ratio(m.speed[2])})`);
   if (m.latency) lines.push(`${MT.msText(m.latency[0])}, ${MT.bytesText(m.size)}${m.memory ? `, ${MT.bytesText(m.memory)} peak memory` : ""}`);
-  if (m.search) lines.push(`${DATA.metric.name} ${MT.metricText(m.search[0], UNIT)} (${signed(m.search)} points), search split`);
-  if (m.test) lines.push(`${DATA.metric.name} ${MT.metricText(m.test[0], UNIT)} (${signed(m.test)} points), test split`);
+  if (m.search) lines.push(`${DATA.metric.name} ${MT.metricText(m.search[0], UNIT)} (${signedText(m.search)}), search split`);
+  if (m.test) lines.push(`${DATA.metric.name} ${MT.metricText(m.test[0], UNIT)} (${signedText(m.test)}), test split`);
   if (m.front !== undefined) lines.push(m.role === "fp32" ? "the original" : m.role === "baseline" ? "a uniform setting" : "on the front");
   return lines;
 }
@@ -42,7 +43,7 @@ function figures(m) {
     entry(MT.ratio(m.speed[0]), `±${MT.fixed((m.speed[2] - m.speed[1]) / 2, 2)}`, "the speed of fp32"),
     entry(MT.msText(m.latency[0]), null, `one inference, ${m.evidence.replaceAll("-", " ")}`),
     entry(MT.bytesText(m.size), MT.percent(m.sizeRatio), "file, and its share of the original"),
-    entry(signed(a), "points", `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"} split`),
+    entry(signed(a), UNIT === "" || UNIT === "%" ? "points" : UNIT, `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"} split`),
   ];
 }
 function verdict() {
@@ -109,7 +110,7 @@ function repick() {
     const m = BY_KEY.get(found.key);
     state.model = m;
     const over = m.over && m.over.key !== m.key ? ` It is ${MT.ratio(m.over.speed[0])} the speed of the best uniform setting at ${MT.percent(m.over.size)} of its size.` : "";
-    put(host, el("strong", {}, isolated(m.name)), `${MT.ratio(m.speed[0])} the speed of fp32, ${MT.bytesText(m.size)}, ${signed(m.test || m.search)} points of ${DATA.metric.name}.${over}`, el("code", {}, command()));
+    put(host, el("strong", {}, isolated(m.name)), `${MT.ratio(m.speed[0])} the speed of fp32, ${MT.bytesText(m.size)}, ${signedText(m.test || m.search)} of ${DATA.metric.name}.${over}`, el("code", {}, command()));
   }
   refresh();
 }
@@ -162,7 +163,7 @@ function table() {
   });
   put(byId("table"), el("table", {}, el("thead", {}, head), el("tbody", {}, body)));
   const note = byId("table-note");
-  put(note, `${kept.length} of ${rows().length} shown. Speedup ± is half of the 95 % interval; small figures are points against fp32. `);
+  put(note, `${kept.length} of ${rows().length} shown. Speedup ± is half of the 95 % interval; small figures are changes against fp32${UNIT === "" || UNIT === "%" ? " in points" : ""}. `);
   if (list.length > kept.length) note.append(el("button", { type: "button", class: "quiet", onclick: () => { state.all = true; table(); } }, `Show all ${list.length}`));
 }
 
@@ -170,7 +171,7 @@ function table() {
 const pairs = (entries) => el("dl", { class: "pairs" }, entries.filter(Boolean).flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v)]));
 const ends = (a, text) => `${text(a[0])} (${text(a[1])} to ${text(a[2])})`;
 function accuracyText(a) {
-  return `${MT.metricText(a[0], UNIT)} (${MT.metricText(a[1], UNIT)} to ${MT.metricText(a[2], UNIT)}); against fp32 on the same ${a[6]} samples ${MT.points(100 * a[3])} points (${MT.points(100 * a[4])} to ${MT.points(100 * a[5])})`;
+  return `${MT.metricText(a[0], UNIT)} (${MT.metricText(a[1], UNIT)} to ${MT.metricText(a[2], UNIT)}); against fp32 on the same ${a[6]} samples ${MT.changeText(100 * a[3], UNIT)} (${MT.change(100 * a[4], UNIT)} to ${MT.change(100 * a[5], UNIT)})`;
 }
 function chosenModel() {
   const m = state.model, host = byId("chosen-body");
@@ -186,7 +187,7 @@ function chosenModel() {
       pairs([["speedup", ends(m.speed, MT.ratio)], ["latency", ends(m.latency, MT.msText)], ["file", `${MT.bytesText(m.size)}, ${MT.percent(m.sizeRatio)} of fp32`],
         m.memory == null ? null : ["peak memory", `${MT.bytesText(m.memory)} over the bare runtime`], m.load == null ? null : ["load", MT.msText(m.load)]]),
       pairs([["search split", accuracyText(m.search)], ["test split", m.test ? accuracyText(m.test) : "not scored: not a finalist"],
-        m.over && m.over.key !== m.key ? ["best uniform", `${m.over.name}: ${MT.ratio(m.over.speed[0])} its speed (${MT.ratio(m.over.speed[1])} to ${MT.ratio(m.over.speed[2])}), ${MT.percent(m.over.size)} of its size, ${MT.points(m.over.points)} points (${m.over.split} split)`] : null,
+        m.over && m.over.key !== m.key ? ["best uniform", `${m.over.name}: ${MT.ratio(m.over.speed[0])} its speed (${MT.ratio(m.over.speed[1])} to ${MT.ratio(m.over.speed[2])}), ${MT.percent(m.over.size)} of its size, ${MT.changeText(m.over.points, UNIT)} (${m.over.split} split)`] : null,
         ties.length ? ["ties", `${ties.slice(0, 4).join("; ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}: latency and accuracy intervals overlap`] : null])),
     m.limits.length ? el("ul", { class: "limits" }, m.limits.map((l) => el("li", { class: l.met ? "met" : "missed" }, el("b", { "aria-hidden": "true" }, l.met ? "✓" : "✕"), l.text))) : null,
   );
@@ -334,7 +335,7 @@ function controls() {
 }
 byId("front-note").textContent = unbroken("Filled marks are models that no other beats in accuracy, latency and size together. Whiskers are 95 % intervals; that of the metric is the paired one against fp32. The shaded part keeps the budget. Choose a model to see it everywhere below.");
 controls();
-if (!DATA.models.length) for (const id of ["front", "models", "chosen", "take"]) byId(id).hidden = true;
+if (!DATA.models.length) for (const id of ["front", "models", "chosen", "take"]) { byId(id).hidden = true; document.querySelector(`.contents [href="#${id}"]`).hidden = true; }
 verdict();
 trust();
 searchSection();

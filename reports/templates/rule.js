@@ -23,6 +23,13 @@ const MT = (() => {
     const text = fixed(v, 2);
     return text.startsWith(MINUS) ? text : "+" + text;
   }
+  /** A signed change of the metric, given in points (percent of 1), without and with its unit. */
+  function change(v, unit) {
+    if (unit === "" || unit === "%") return points(v);
+    const text = amount(v / 100);
+    return text.startsWith(MINUS) ? text : "+" + text;
+  }
+  const changeText = (v, unit) => `${change(v, unit)} ${unit === "" || unit === "%" ? "points" : unit}`;
   const metricText = (v, unit) => (unit === "" || unit === "%" ? percent(v, 2) : amount(v) + " " + unit);
   function secondsText(v) {
     const whole = Math.floor(v + 0.5);
@@ -66,6 +73,6 @@ const MT = (() => {
     const tied = feasible.filter((m) => m.speedup >= fastest * (1 - TIE));
     return least(tied, (m) => [m.size, sign * m.accuracy, m.key]);
   }
-  return { fixed, amount, msText, bytesText, ratio, percent, points, metricText, secondsText, violations, pick };
+  return { fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, violations, pick };
 })();
 if (typeof module !== "undefined") module.exports = MT;

@@ -25,7 +25,8 @@ const name = (m) => (m ? m.key : "");
 process.stdout.write(JSON.stringify({
   picks: budgets.map((b) => name(MT.pick(models, b, false))),
   texts: numbers.map((v) => [MT.msText(v), MT.bytesText(v), MT.ratio(v), MT.percent(v / 1000, 2), MT.points(v - 5),
-    MT.secondsText(v), MT.metricText(v / 1e6, ""), MT.metricText(v, "dB"), MT.fixed(v, 3)]),
+    MT.secondsText(v), MT.metricText(v / 1e6, ""), MT.metricText(v, "dB"), MT.fixed(v, 3),
+    MT.changeText(v - 5, ""), MT.changeText(v - 5, "dB")]),
 }));
 """
 
@@ -103,4 +104,6 @@ def test_numbers_read_the_same_in_browser_and_python(tmp_path: Path) -> None:
             wording.metric_text(value / 1e6),
             wording.metric_text(value, "dB"),
             wording.fixed(value, 3),
+            wording.change_text(value - 5),
+            wording.change_text(value - 5, "dB"),
         ], value

@@ -206,3 +206,22 @@ def test_wide_and_unsettled_measurements_are_called_so(history: RunHistory, summ
     best = noisy.model_of(noisy.best)
     assert best is not None
     assert len(best.ties) >= len(summary.model_of(summary.best).ties)  # type: ignore[union-attr]
+
+
+def test_a_metric_with_a_unit_keeps_it(history: RunHistory) -> None:
+    def in_decibel(record: AccuracyRecord) -> AccuracyRecord:
+        names = ("value", "low", "high", "difference", "difference_low", "difference_high")
+        return record.model_copy(update={n: 35 * getattr(record, n) for n in names})
+
+    run = history.run.model_copy(
+        update={"metric": {"name": "PSNR", "unit": "dB"}, "budget": {"min_accuracy": 30.0, "size_bytes": 200_000}}
+    )
+    trials = tuple(
+        t.model_copy(update={"accuracy": in_decibel(t.accuracy)}) if t.accuracy else t for t in history.trials
+    )
+    found = summarize(RunHistory(run=run, trials=trials))
+    best = found.model_of(found.best)
+    assert best is not None
+    assert "points" not in found.verdict.text
+    assert f"{-best.accuracy.search.difference:.3f} dB of PSNR lost" in found.verdict.headline
+    assert "limit 30.0 dB" in found.verdict.text
