@@ -1,6 +1,6 @@
 """Where the time of a run goes: stages of a search on the demo's digits and, with the data at hand, on ResNet20.
 
-    python benchmarks/overhead.py [--quick] [--json FILE]
+python benchmarks/overhead.py [--quick] [--json FILE]
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def main() -> None:
         if (DATA / "cifar10_jpeg").is_dir():
             results.append(resnet20(folder, 300 if arguments.quick else 900))
     for r in results:
-        print(f"\n{r['name']}: {r['seconds']:.0f} s, {r['trials']} trials, first baseline after {r['first_baseline_s']:.0f} s")
+        print(
+            f"\n{r['name']}: {r['seconds']:.0f} s, {r['trials']} trials, first baseline after {r['first_baseline_s']:.0f} s"
+        )
         for stage, seconds in sorted(r["stages"].items(), key=lambda s: -s[1]):
             print(f"  {stage:<12} {seconds:7.1f} s  {seconds / r['seconds']:6.1%}")
         print(f"  {'all else':<12} {r['other_share'] * r['seconds']:7.1f} s  {r['other_share']:6.1%}")
@@ -90,7 +92,9 @@ def main() -> None:
         print(f"{'met   ' if g['met'] else 'missed'} {g['name']}: {g['value']:.1%} (goal {g['goal']:.0%})")
     if arguments.json:
         environment = {"cpu": platform.processor(), "cores": os.cpu_count(), "python": platform.python_version()}
-        arguments.json.write_text(json.dumps({"environment": environment, "results": results, "goals": goals}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"environment": environment, "results": results, "goals": goals}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -426,7 +426,7 @@ class _Run:
         )
         done = {f.key for f in history.finals}
         if finalists and {t.key for t in finalists} != done:
-            left = max(self.plan.time_s - self._elapsed(), 0.1 * self.plan.time_s)
+            left = min(max(self.plan.time_s - self._elapsed(), 0.5 * self._reserve()), self._reserve())
             self._say(f"certifying {len(finalists)} finalists")
             finals = self._timed(
                 "finals",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-MODEL = '''
+MODEL = """
 import torch
 from torch import nn
 
@@ -49,9 +49,9 @@ def broken():
 
 def no_module():
     return 7
-'''
+"""
 
-DATA = '''
+DATA = """
 import numpy as np
 
 
@@ -67,9 +67,9 @@ def wrong_shape():
     parts = load()
     parts["train"]["x"] = parts["train"]["x"][:, :, :6, :6]
     return parts
-'''
+"""
 
-TRAIN = '''
+TRAIN = """
 import sys
 
 import torch
@@ -89,13 +89,13 @@ for _ in range(4):
         torch.nn.functional.cross_entropy(net(x[rows]), y[rows]).backward()
         optimizer.step()
 save_file(net.state_dict(), sys.argv[1])
-'''
+"""
 
 JOB = """
 model: {source: "model.py:build", weights: weights.safetensors}
 data: data.py:load
 budget: {max_drop: 3.0}
-search: {trials: 9, time: 120s}
+search: {trials: 9, time: 400s}
 """
 
 

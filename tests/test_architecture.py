@@ -102,9 +102,18 @@ def test_sessions_only_in_targets_and_no_torch_in_targets_and_reports() -> None:
 
 def test_packages_match_the_tree() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {"modeltailor", *(f"modeltailor.{p.parent.relative_to(FACE).as_posix().replace('/', '.')}" for p in FACE.rglob("*/__init__.py"))}
+    found = {
+        "modeltailor",
+        *(
+            f"modeltailor.{p.parent.relative_to(FACE).as_posix().replace('/', '.')}"
+            for p in FACE.rglob("*/__init__.py")
+        ),
+    }
     for room in ROOMS:
-        found |= {f"modeltailor.{p.parent.relative_to(ROOT).as_posix().replace('/', '.')}" for p in (ROOT / room).rglob("__init__.py")}
+        found |= {
+            f"modeltailor.{p.parent.relative_to(ROOT).as_posix().replace('/', '.')}"
+            for p in (ROOT / room).rglob("__init__.py")
+        }
     assert set(config["packages"]) == found
 
 
@@ -130,7 +139,8 @@ def test_public_names_are_sorted_and_real(room: str) -> None:
     ],
 )
 def test_light_doors_load_no_heavy_library(code: str) -> None:
-    check = "import sys; heavy = {'torch', 'onnxruntime', 'optuna', 'onnx', 'pandas', 'sklearn'} & set(sys.modules); assert not heavy, heavy"
+    heavy = {"torch", "onnxruntime", "optuna", "onnx", "pandas", "sklearn"}
+    check = f"import sys; found = {heavy} & set(sys.modules); assert not found, found"
     subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, cwd="/")
 
 

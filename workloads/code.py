@@ -50,7 +50,8 @@ def load_callable(text: str, root: Path, where: str) -> Callable[..., object]:
             module = sys.modules.get(alias)
             if module is None:
                 spec = importlib.util.spec_from_file_location(alias, path)
-                assert spec is not None and spec.loader is not None
+                assert spec is not None
+                assert spec.loader is not None
                 module = importlib.util.module_from_spec(spec)
                 sys.modules[alias] = module  # so that classes of the file pickle and dataclasses resolve
                 if str(path.parent) not in sys.path:

@@ -63,7 +63,7 @@ def _budget_options(command: Any) -> Any:
 @click.version_option(__version__, prog_name="modeltailor")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
-    """Tailor a neural network to a device and a budget.
+    r"""Tailor a neural network to a device and a budget.
 
     \b
     Start here:
@@ -83,7 +83,7 @@ def cli(debug: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-q", "--quiet", is_flag=True, help="Show the result only.")
 def demo(out: Path, time_: float, seed: int, quiet: bool) -> None:
-    """Handwritten digits: train a small network, search, report into runs/demo.
+    r"""Handwritten digits: train a small network, search, report into runs/demo.
 
     \b
     Example:
@@ -133,7 +133,7 @@ def search(
     quiet: bool,
     **overrides: Any,
 ) -> None:
-    """Search for the best models under the budget of JOB_FILE.
+    r"""Search for the best models under the budget of JOB_FILE.
 
     \b
     Example:
@@ -208,7 +208,7 @@ def _show(run: Any, out: Path) -> None:
 @cli.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
 def report(run_folder: Path) -> None:
-    """Write all reports of RUN_FOLDER again.
+    r"""Write all reports of RUN_FOLDER again.
 
     \b
     Example:
@@ -226,7 +226,7 @@ def report(run_folder: Path) -> None:
 @_budget_options
 @click.option("--to", type=click.Path(path_type=Path), help="Copy the picked model here.")
 def pick(run_folder: Path, to: Path | None, **limits: Any) -> None:
-    """Another budget, no new search: the best model of RUN_FOLDER under it.
+    r"""Another budget, no new search: the best model of RUN_FOLDER under it.
 
     \b
     Example:
@@ -283,7 +283,7 @@ def init(
     force: bool,
     **limits: Any,
 ) -> None:
-    """Write a commented job.yaml; asks for what is not given.
+    r"""Write a commented job.yaml; asks for what is not given.
 
     \b
     Example:
@@ -329,7 +329,7 @@ def targets() -> None:
 
 @targets.command("list")
 def targets_list() -> None:
-    """List the device profiles.
+    r"""List the device profiles.
 
     \b
     Example:
@@ -353,7 +353,7 @@ def targets_list() -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True)
 def targets_show(name: str, as_json: bool) -> None:
-    """Show a profile with the source of each figure.
+    r"""Show a profile with the source of each figure.
 
     \b
     Example:

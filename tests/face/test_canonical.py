@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +104,7 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
     assert sha256_file(target).startswith("11507a0e")
     with pytest.raises(OSError, match="No such file"):
         write_bytes(tmp_path / "none" / "a.bin", b"x")
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
 def test_errors_are_one_line_and_survive_a_process_border() -> None:

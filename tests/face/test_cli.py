@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 CLI = [sys.executable, "-m", "modeltailor.cli"]
@@ -154,3 +156,48 @@ def test_every_kind_of_device_is_listed_with_the_place_of_measuring(tmp_path: Pa
     shown = run("targets", "show", "phone", cwd=tmp_path).stdout
     assert "source:" in shown
     assert "origin:" in shown
+
+
+def test_no_model_keeps_the_budget_ends_with_code_4_and_names_the_limit(digits: Path) -> None:
+    done = run(
+        "search",
+        "job.yaml",
+        "--out",
+        "run",
+        "--trials",
+        "3",
+        "--time",
+        "60s",
+        "--size",
+        "1KB",
+        "--set",
+        "search.axes=[formats]",
+        cwd=digits,
+    )
+    line = one_line(done, 4)
+    assert "file size" in line
+    assert (digits / "run" / "report.html").exists()
+    assert not (digits / "run" / "best.onnx").exists()
+    assert "fp32" in done.stdout
+    picked = run("pick", "run", "--max-drop", "50", "--size", "1MB", cwd=digits)
+    assert picked.returncode == 0, picked.stderr
+    assert Path(digits / picked.stdout.splitlines()[-1]).exists()
+    assert "file size" in one_line(run("pick", "run", "--size", "2KB", cwd=digits), 4)
+
+
+def test_interrupting_keeps_what_finished_and_says_how_to_go_on(digits: Path) -> None:
+    environment = {**os.environ, "MODELTAILOR_CACHE": str(digits / "cache")}
+    process = subprocess.Popen(
+        [*CLI, "search", "job.yaml", "--out", "run"], cwd=digits, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (digits / "run" / "summary.json").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert (digits / "run" / "summary.json").exists()
+    children = [p for p in psutil.process_iter(["cmdline"]) if str(digits) in " ".join(p.info["cmdline"] or [])]
+    assert children == []
