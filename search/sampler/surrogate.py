@@ -403,7 +403,7 @@ class Belief:
         if rng is not None:
             shared = shared_std * rng.standard_normal(len(shared))
             constants = constant_std * rng.standard_normal(len(constants))
-            slope = site_std * rng.standard_normal(s)
+            slope = site_std * rng.standard_normal(len(slope))
             site = site_std * rng.standard_normal(len(site))
             pair = pair_std * rng.standard_normal(len(pair))
             noise = np.sqrt(self.variance) * rng.standard_normal(len(self.variance))

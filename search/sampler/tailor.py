@@ -9,7 +9,7 @@ are arms: what training one would open up is weighed by what its next trials wou
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from modeltailor.errors import ConfigError
+from modeltailor.search.front import Objective
 from modeltailor.search.hypervolume import Boxes, cut_boxes, non_dominated
 from modeltailor.search.sampler.costs import CostArrays, CostTable
 from modeltailor.search.sampler.goal import DEFAULT_LOSS, Goal
@@ -32,6 +33,15 @@ __all__ = ["TailorSampler"]
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
+
+_CONSTRAINTS: Mapping[str, tuple[Objective, bool]] = {
+    "latency": ("latency", True),
+    "size": ("size", True),
+    "memory": ("memory", True),
+    "drop": ("accuracy", False),
+    "accuracy": ("accuracy", False),
+}
+"""Objective behind a constraint's name, and whether its excess is a share of the limit or points of the metric."""
 
 _WEIGHTINGS = 192  # weighted sums that are minimised a proposal, over all structures
 
@@ -48,6 +58,7 @@ class _History:
     structures: Indices
     choices: Indices
     values: Floats
+    constraints: tuple[Mapping[str, float], ...]
     other_values: Floats
     pending_structures: Indices
     pending_choices: Indices
@@ -145,6 +156,7 @@ class TailorSampler(BaseSampler):
         pending: list[tuple[int, Indices]] = []
         values: list[Sequence[float]] = []
         others: list[Sequence[float]] = []  # baselines that were stored without parameters
+        constraints: list[Mapping[str, float]] = []
         taken: set[bytes] = set()
         for trial in study.get_trials(deepcopy=False):
             if trial.number == asking.number:
@@ -159,6 +171,7 @@ class TailorSampler(BaseSampler):
             if measured:
                 done.append(recipe)
                 values.append(trial.values)
+                constraints.append(trial.constraints)
             elif trial.state == TrialState.RUNNING:
                 pending.append(recipe)
         s = self.space.n_sites
@@ -166,6 +179,7 @@ class TailorSampler(BaseSampler):
             structures=np.array([t for t, _ in done], dtype=np.int64),
             choices=np.array([c for _, c in done], dtype=np.int64).reshape(-1, s),
             values=np.array(values, dtype=np.float64).reshape(-1, m),
+            constraints=tuple(constraints),
             other_values=np.array(others, dtype=np.float64).reshape(-1, m),
             pending_structures=np.array([t for t, _ in pending], dtype=np.int64),
             pending_choices=np.array([c for _, c in pending], dtype=np.int64).reshape(-1, s),
@@ -191,6 +205,26 @@ class TailorSampler(BaseSampler):
                 out[m] = self._arrays.predict(objective, 0, origin)[0]
         return out
 
+    def _limits(self, history: _History) -> Floats:
+        """The values to aim at so that the limits are kept: where a constraint is judged on more than the value, less.
+
+        A budget is kept on the upper end of an interval. By how much that end lies over the value is read off the
+        constraints of the trials nearest to the limit.
+        """
+        limits = dict(self.goal.limits)
+        out = np.array([limits.get(o, np.inf) for o in self.goal.objectives])
+        for key, (objective, relative) in _CONSTRAINTS.items():
+            if objective not in limits:
+                continue
+            m = self.goal.objectives.index(objective)
+            unit = limits[objective] if relative else 0.01
+            rows = [i for i, c in enumerate(history.constraints) if key in c]
+            kept_at = np.array([history.values[i, m] - unit * history.constraints[i][key] for i in rows])
+            if rows:
+                nearest = np.argsort(np.abs(history.values[rows, m] - limits[objective]), kind="stable")[:5]
+                out[m] = min(out[m], max(float(np.median(kept_at[nearest])), 0.1 * limits[objective]))
+        return out
+
     def _beliefs(self, history: _History, reference: Floats) -> list[Belief]:
         beliefs = []
         for m, objective in enumerate(self.goal.objectives):
@@ -208,8 +242,7 @@ class TailorSampler(BaseSampler):
         beliefs = self._beliefs(history, whole)
         target = whole.copy()
         if self.goal.limits and number % 4 != 3:  # a share of the trials keeps the whole front in view
-            limits = dict(self.goal.limits)
-            target = np.minimum(whole, [limits.get(o, np.inf) for o in self.goal.objectives])
+            target = np.minimum(whole, self._limits(history))
         known = np.vstack([history.values, history.other_values])
         if len(history.pending_choices):
             expected = [b.predict(history.pending_structures, history.pending_choices)[0] for b in beliefs]

@@ -170,6 +170,22 @@ def test_proposals_aim_at_the_budget() -> None:
     assert min(t.number for t in inside) <= 4
 
 
+def test_limits_are_aimed_at_with_the_upper_end_of_the_interval() -> None:
+    space, costs, true = _problem()
+    goal = Goal(limits=(("accuracy", 0.01), ("size", 0.25)))
+    margin = 0.007  # what the interval adds to the measured loss
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, costs, goal=goal, seed=0))
+    for _ in range(18):
+        trial = study.ask()
+        values = _evaluate(space, true, trial)
+        trial.set_constraint("drop", 100 * (values[0] + margin - 0.01))
+        trial.set_constraint("size", values[2] / 0.25 - 1.0)
+        study.tell(trial, values)
+    aimed = [t for t in study.trials[6:] if t.number % 4 != 3]
+    kept = [t for t in aimed if all(c <= 0 for c in t.constraints.values())]
+    assert len(kept) >= 0.7 * len(aimed)
+
+
 def test_dear_structures_wait_until_formats_gain_little_and_then_get_their_turn() -> None:
     names = ("original", "small")
     space, costs, true = _problem(structures=names)
