@@ -93,6 +93,7 @@ class PruningGraph:
         finally:
             for parameter in frozen:
                 parameter.requires_grad_(False)
+            _forget(module)
         self._names: dict[Any, str] = {m: n for n, m in module.named_modules()}
 
     def couplings(self) -> tuple[Coupling, ...]:
@@ -158,6 +159,19 @@ class PruningGraph:
         return Coupling(
             root=name, channels=channels, members=tuple(members), divisor=divisor, reaches_output=reaches_output
         )
+
+
+def _forget(module: nn.Module) -> None:
+    """Empty what modules remembered of the traced pass (attention biases): it belongs to old shapes and to autograd."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if name in _OWN or not isinstance(value, dict):
+                continue
+            if any(isinstance(v, Tensor) and v.grad_fn is not None for v in value.values()):
+                value.clear()
+
+
+_OWN = frozenset(("_parameters", "_buffers", "_modules"))
 
 
 def _is_depthwise(layer: nn.Module) -> bool:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -123,3 +125,21 @@ def test_attention_that_cannot_be_cut_is_left_out(tokens: Tensor) -> None:
     names = {g.name for g in channel_groups(Transformer(Fixed).eval(), tokens)}
     assert not any(".attn" in n for n in names)
     assert {"layers.0.fc1", "layers.1.fc1"} <= names
+
+
+def test_what_a_module_remembers_of_the_traced_pass_is_forgotten(tokens: Tensor) -> None:
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.bias = nn.Linear(10, 16), nn.Linear(16, 3), nn.Parameter(torch.zeros(3))
+            self.known: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "bias" not in self.known:
+                self.known["bias"] = self.bias * 2
+            return self.second(torch.relu(self.first(x))) + self.known["bias"]
+
+    groups = channel_groups(Remembering(), tokens)
+    assert [g.name for g in groups] == ["first"]
+    made = reshape(Structure(keep=(("first", 0.5),)), Remembering(), tokens)
+    assert copy.deepcopy(made)(tokens).shape == (2, 5, 3)
