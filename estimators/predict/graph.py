@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from modeltailor.errors import ModelError
+from modeltailor.estimators.predict.shapes import with_shapes
 
 __all__ = ["ExecutedGraph", "Kernel", "Tensor", "read_graph"]
 
+_INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16})
 _VIEWS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout"})
 _QUANTIZE = frozenset({"QuantizeLinear"})
 _DEQUANTIZE = frozenset({"DequantizeLinear"})
@@ -45,12 +47,14 @@ class Tensor:
         shape: every dimension known.
         bits: of one element as it is kept in memory.
         constant: known before the run: a weight.
+        integer: whether the elements are integers.
     """
 
     name: str
     shape: tuple[int, ...]
     bits: int
     constant: bool
+    integer: bool = False
 
     @property
     def elements(self) -> int:
@@ -110,18 +114,16 @@ def read_graph(path: Path, dimensions: Mapping[str, int] | None = None) -> Execu
         ModelError: the file cannot be read, or the shape of a tensor stays unknown.
     """
     try:
-        model = onnx.load(path)
-        model = shape_inference.infer_shapes(model, data_prop=True)
+        model = with_shapes(onnx.load(path), dict(dimensions or {}))
     except Exception as error:  # onnx raises whatever protobuf and its own checks raise
         raise ModelError("MOD-20", path.name, f"cannot read the graph ({type(error).__name__})") from error
-    return _Reader(path.name, model, dict(dimensions or {})).read()
+    return _Reader(path.name, model).read()
 
 
 @dataclass
 class _Reader:
     where: str
     model: onnx.ModelProto
-    dimensions: dict[str, int]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
 
@@ -158,17 +160,17 @@ class _Reader:
         if not kind.HasField("shape"):
             return
         shape = []
-        for position, dimension in enumerate(kind.shape.dim):
+        for dimension in kind.shape.dim:
             if dimension.HasField("dim_value"):
                 shape.append(dimension.dim_value)
-            elif dimension.dim_param in self.dimensions:
-                shape.append(self.dimensions[dimension.dim_param])
-            elif position == 0:
-                shape.append(1)
             else:
                 return
         self.tensors[value.name] = Tensor(
-            name=value.name, shape=tuple(shape), bits=_BITS.get(kind.elem_type, 32), constant=False
+            name=value.name,
+            shape=tuple(shape),
+            bits=_BITS.get(kind.elem_type, 32),
+            constant=False,
+            integer=kind.elem_type in _INTEGERS,
         )
 
     def _readers(self) -> dict[str, int]:

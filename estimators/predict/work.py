@@ -119,7 +119,7 @@ def _format(kernel: Kernel) -> Literal["fp32", "fp16", "int8"]:
     moving = [t for t in kernel.inputs if not t.constant and t.elements > 1]
     if moving and all(t.bits == 8 for t in moving) and any(t.bits == 8 for t in kernel.outputs):
         return "int8"  # dequantize, compute, quantize: fused by every runtime that has the integer kernel
-    return "fp16" if moving and all(t.bits == 16 for t in moving) else "fp32"
+    return "fp16" if moving and all(t.bits == 16 and not t.integer for t in moving) else "fp32"
 
 
 def _amount(kernel: Kernel) -> tuple[OperatorClass, int, int]:
