@@ -271,7 +271,7 @@ class ResNet20:
         return CostTable(sites=tuple(sites), fixed_size_bytes=max(0.0, 1.0 - weights))
 
 
-def resnet20(quick: bool, table: Path | None, seeds: int, results: list[Row], goals: list[Row]) -> None:
+def resnet20(quick: bool, table: Path | None, seeds: int, rivals: int, results: list[Row], goals: list[Row]) -> None:
     from modeltailor.search.sampler import Decision
 
     net = ResNet20(table, 500 if quick else 1000)
@@ -282,9 +282,9 @@ def resnet20(quick: bool, table: Path | None, seeds: int, results: list[Row], go
     reference = (0.1, 1.0, 1.0)
     goal = Goal(reference=(("accuracy", 0.1), ("latency", 1.0), ("size", 1.0)), loss_ceiling=net.origin_accuracy - 0.1)
     reached: dict[str, list[list[float]]] = {}
-    marks = [12, 20, 40, 60, 100, 200, 400]
+    marks = sorted({12, 20, 40, 60, 100, 130, 200, 300, 400, rivals})
     for seed in range(seeds):
-        for name, n in (("tailor", 60), ("tpe", 60 if quick else 400), ("nsga2", 60 if quick else 400)):
+        for name, n in (("tailor", 60), ("tpe", 60 if quick else rivals), ("nsga2", 60 if quick else rivals)):
             values, _ = run_study(
                 name, space, told, goal, net.evaluate, RESNET_OPTIONS, n, seed  # type: ignore[arg-type]
             )  # fmt: skip
@@ -364,6 +364,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--table", type=Path, help="JSON lines of measured ResNet20 recipes, read and extended")
     parser.add_argument("--seeds", type=int, default=5, help="of the ResNet20 part")
+    parser.add_argument("--rival-evaluations", type=int, default=400, help="what the others get on ResNet20")
     parser.add_argument("--rival-seeds", type=int, default=5, help="of the other samplers on the toys")
     args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -373,7 +374,7 @@ def main() -> int:
         toys(args.quick, args.rival_seeds, results, goals)
     if "resnet20" in args.only:
         if (DATA / "cifar10_jpeg" / "resnet20.safetensors").exists():
-            resnet20(args.quick, args.table, 1 if args.quick else args.seeds, results, goals)
+            resnet20(args.quick, args.table, 1 if args.quick else args.seeds, args.rival_evaluations, results, goals)
         else:
             print("ResNet20 is left out: its data is not there")
     for goal in goals:

@@ -48,6 +48,8 @@ _WEIGHTINGS = 192  # weighted sums that are minimised a proposal, over all struc
 
 _EXACT = 96  # candidates a structure whose uncertainty is computed
 _CURIOSITY = 0.3  # share of the uncertainty that may attract: more of it explored more than it gained on the landscapes
+_MOST_ARMS = 4  # structures whose candidates are looked at closely in one proposal
+_MOST_FAILURES = 2  # a structure that failed so often, and never worked, is given up
 _HORIZON = 6  # trials over which the training of a structure is written off
 
 
@@ -60,6 +62,7 @@ class _History:
     values: Floats
     constraints: tuple[Mapping[str, float], ...]
     other_values: Floats
+    failed: Indices
     pending_structures: Indices
     pending_choices: Indices
     taken: frozenset[bytes]
@@ -157,6 +160,7 @@ class TailorSampler(BaseSampler):
         values: list[Sequence[float]] = []
         others: list[Sequence[float]] = []  # baselines that were stored without parameters
         constraints: list[Mapping[str, float]] = []
+        failed: list[int] = []
         taken: set[bytes] = set()
         for trial in study.get_trials(deepcopy=False):
             if trial.number == asking.number:
@@ -174,6 +178,8 @@ class TailorSampler(BaseSampler):
                 constraints.append(trial.constraints)
             elif trial.state == TrialState.RUNNING:
                 pending.append(recipe)
+            elif trial.state == TrialState.FAIL:
+                failed.append(recipe[0])
         s = self.space.n_sites
         return _History(
             structures=np.array([t for t, _ in done], dtype=np.int64),
@@ -181,6 +187,7 @@ class TailorSampler(BaseSampler):
             values=np.array(values, dtype=np.float64).reshape(-1, m),
             constraints=tuple(constraints),
             other_values=np.array(others, dtype=np.float64).reshape(-1, m),
+            failed=np.array(failed, dtype=np.int64),
             pending_structures=np.array([t for t, _ in pending], dtype=np.int64),
             pending_choices=np.array([c for _, c in pending], dtype=np.int64).reshape(-1, s),
             taken=frozenset(taken),
@@ -250,7 +257,7 @@ class TailorSampler(BaseSampler):
         boxes = cut_boxes(known, target)
         tried = set(history.structures.tolist()) | set(history.pending_structures.tolist())
         best: tuple[float, int, Indices] | None = None
-        for t in self._arms(tried):
+        for t in self._arms(history, tried, beliefs, boxes, rng):
             found = self._best_of_structure(t, t in tried, beliefs, boxes, history, rng)
             if found is not None and (best is None or found[0] > best[0]):
                 best = (found[0], t, found[1])
@@ -258,11 +265,36 @@ class TailorSampler(BaseSampler):
             return self._fallback(history, rng)
         return best[1], best[2]
 
-    def _arms(self, tried: set[int]) -> list[int]:
-        names = self.space.structures
+    def _open(self, history: _History, tried: set[int]) -> list[int]:
+        """Structures that may be proposed: not those that only failed, nor those there is no time to train."""
+        names, known = self.space.structures, set(history.structures.tolist())
+        hopeless = {
+            t for t in range(len(names)) if t and t not in known and (history.failed == t).sum() >= _MOST_FAILURES
+        }
         return [
-            t for t in range(len(names)) if t in tried or t == 0 or self.affordable is None or self.affordable(names[t])
+            t
+            for t in range(len(names))
+            if t not in hopeless and (t == 0 or t in tried or self.affordable is None or self.affordable(names[t]))
         ]
+
+    def _arms(
+        self, history: _History, tried: set[int], beliefs: list[Belief], boxes: Boxes, rng: np.random.Generator
+    ) -> list[int]:
+        """The few structures that a first look at their expected fronts finds most worth their seconds."""
+        arms = self._open(history, tried)
+        if len(arms) <= _MOST_ARMS:
+            return arms
+        edges, rates = beliefs[0].model.edges, []
+        for t in arms:
+            draws = [b.draw(t) for b in beliefs]
+            choices = self._solve(draws, beliefs, 24, rng)
+            values = [b.model.bend(d.total(edges, choices)) for b, d in zip(beliefs, draws, strict=True)]
+            points = np.stack(values, axis=1)
+            new = [_key(t, c) not in history.taken for c in choices]
+            gains = np.where(new, boxes.gains(points), 0.0)
+            rates.append(self._rate(t, t in tried, gains, points, boxes))
+        order = np.argsort(-np.round(np.array(rates) / max(*rates, 1e-300), 9), kind="stable")
+        return [arms[i] for i in order[:_MOST_ARMS]]
 
     def _best_of_structure(
         self, t: int, is_trained: bool, beliefs: list[Belief], boxes: Boxes, history: _History, rng: np.random.Generator
@@ -355,7 +387,7 @@ class TailorSampler(BaseSampler):
     def _fallback(self, history: _History, rng: np.random.Generator) -> tuple[int, Indices]:
         """A random recipe that has not been tried; if there is none left, any."""
         options = np.array(self.space.n_options)
-        arms = self._arms(set(history.structures.tolist()))
+        arms = self._open(history, set(history.structures.tolist()))
         t, choice = 0, np.zeros(self.space.n_sites, dtype=np.int64)
         for _ in range(1000):
             t = int(rng.choice(arms))

@@ -204,6 +204,31 @@ def test_dear_structures_wait_until_formats_gain_little_and_then_get_their_turn(
     assert all(t.params["structure"] == "original" for t in _run(never, space, true, 6).trials)
 
 
+def test_of_many_structures_the_good_are_tried_and_those_that_fail_are_given_up() -> None:
+    names = ("original", *(f"s{i}" for i in range(9)))
+    space, costs, true = _problem(structures=names)
+    told = tuple(
+        StructureCost(structure=n, loss=0.002 if n == "s4" else 0.05, loss_std=0.01, latency_scale=0.6, size_scale=0.6)
+        for n in names[1:]
+    )
+    table = CostTable(sites=costs.sites, structures=told)
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, table, seed=0))
+    proposed = []
+    for _ in range(14):
+        trial = study.ask()
+        structure, vector = space.indices_of(*space.suggest(trial))
+        proposed.append(names[structure])
+        if names[structure] == "s4":
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            loss, latency, size = true[:, np.arange(space.n_sites), vector].sum(axis=1).tolist()
+            scale = 0.6 if structure else 1.0
+            study.tell(trial, [loss + 0.05 * (structure > 0), latency * scale, size * scale])
+    assert proposed[0] == "s4"
+    assert proposed.count("s4") == 2
+    assert len(set(proposed)) >= 3
+
+
 def test_failed_and_unreadable_trials_do_no_harm() -> None:
     space, costs, true = _problem()
     study = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, costs))
