@@ -197,10 +197,17 @@ def audit(
             )
         except CandidateError as error:
             raise CandidateError(error.code, model.name, error.what, error.next_step) from error
-    return _read(model.name, onnx.load_from_string(data), times, requested or {})
+    provider = (options or RuntimeOptions()).provider
+    return _read(model.name, onnx.load_from_string(data), times, requested or {}, provider)
 
 
-def _read(name: str, optimized: onnx.ModelProto, times: Sequence[NodeTime], requested: Mapping[str, Format]) -> Audit:
+def _read(
+    name: str,
+    optimized: onnx.ModelProto,
+    times: Sequence[NodeTime],
+    requested: Mapping[str, Format],
+    provider: str,
+) -> Audit:
     total = sum(t.ms for t in times)
     nodes = tuple(
         AuditNode(
@@ -216,7 +223,7 @@ def _read(name: str, optimized: onnx.ModelProto, times: Sequence[NodeTime], requ
         )
         for t in times
     )
-    found = [*_asked_otherwise(nodes, requested), *_unfused(optimized, nodes)]
+    found = [*_elsewhere(nodes, provider), *_asked_otherwise(nodes, requested), *_unfused(optimized, nodes)]
     fall_backs = tuple(sorted({f.name: f for f in reversed(found)}.values(), key=lambda f: -f.share))
     compute: dict[Precision, float] = {}
     for node in nodes:
@@ -266,6 +273,15 @@ def _precision(node: NodeTime) -> Precision:
 
 def _label(name: str) -> str:
     return re.split(r"[_/]", name, maxsplit=1)[0]
+
+
+def _elsewhere(nodes: Sequence[AuditNode], provider: str) -> list[FallBack]:
+    """Find nodes that the asked execution provider left to another one, which the runtime does without a word."""
+    return [
+        _fall_back(node, provider, f"{provider} does not take {node.op_type} here; {node.provider} runs it")
+        for node in nodes
+        if node.provider and node.provider != provider and node.role != "layout"
+    ]
 
 
 def _asked_otherwise(nodes: Sequence[AuditNode], requested: Mapping[str, Format]) -> list[FallBack]:

@@ -26,6 +26,7 @@ import math
 import os
 import platform
 import re
+import resource
 import secrets
 import select
 import shutil
@@ -252,9 +253,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 
 
-def work() -> None:
-    """Answer commands of the agent until it closes the pipe."""
+def work(memory_bytes: int) -> None:
+    """Answer commands of the agent until it closes the pipe, within a limit of memory if one is given."""
     _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not look like an answer
     worker = _Worker()
@@ -288,13 +292,13 @@ class Refusal(Exception):
 class _Runner:
     """A worker process and its model, as the coordinator sees it."""
 
-    def __init__(self, program: str, index: int, deadline: float) -> None:
+    def __init__(self, program: str, index: int, deadline: float, memory_bytes: int) -> None:
         self.index, self.deadline = index, deadline
         self.n, self.inference_ms, self.steady = 1, 0.0, False
         self.loaded: Json = {}
         environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
         self.process = subprocess.Popen(
-            [sys.executable, program, "worker"],
+            [sys.executable, program, "worker", "--memory-bytes", str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -385,8 +389,15 @@ def _state() -> dict[str, float]:
 class Agent:
     """Files and jobs of one folder. One job at a time."""
 
-    def __init__(self, folder: str, token: str = "", limit_bytes: int = 4 << 30, program: str | None = None) -> None:
-        self.folder, self.token, self.limit_bytes = folder, token, limit_bytes
+    def __init__(
+        self,
+        folder: str,
+        token: str = "",
+        limit_bytes: int = 4 << 30,
+        program: str | None = None,
+        memory_bytes: int = 0,
+    ) -> None:
+        self.folder, self.token, self.limit_bytes, self.memory_bytes = folder, token, limit_bytes, memory_bytes
         self.program = program or os.path.abspath(__file__)
         self.job = threading.Lock()
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -506,7 +517,7 @@ class Agent:
         deadline = started + min(float(job["timeout_s"]), LARGEST_JOB_S)
         memory = []
         for index, path in enumerate(paths if job["memory"] else ()):
-            runner = _Runner(self.program, index, deadline)
+            runner = _Runner(self.program, index, deadline, self.memory_bytes)
             try:
                 memory.append(runner.ask("memory", path=path, inputs=inputs, options=job["options"]))
             finally:
@@ -518,7 +529,7 @@ class Agent:
             runners: list[_Runner] = []
             try:
                 for index, path in enumerate(paths):
-                    runners.append(_Runner(self.program, index, deadline))
+                    runners.append(_Runner(self.program, index, deadline, self.memory_bytes))
                     runners[-1].prepare(job, path, inputs)
                 n_quads = fit_blocks(runners, int(job["quads"]), soft - time.monotonic())
                 rows = measure_quads(runners, n_quads, soft, still_wanted)
@@ -577,9 +588,12 @@ def _connected(connection: socket.socket) -> Callable[[], bool]:
     return still_wanted
 
 
-def serve(folder: str, host: str, port: int, limit_bytes: int) -> None:
-    """Listen for connections; each needs the token that is printed at the start."""
-    agent = Agent(folder, secrets.token_urlsafe(32), limit_bytes)
+def serve(folder: str, host: str, port: int, limit_bytes: int, memory_bytes: int = 0) -> None:
+    """Listen for connections; each needs the token that is printed at the start.
+
+    ``limit_bytes`` bounds the files that are kept, ``memory_bytes`` (0 for no limit) each measuring process.
+    """
+    agent = Agent(folder, secrets.token_urlsafe(32), limit_bytes, memory_bytes=memory_bytes)
     with socket.create_server((host, port)) as listener:
         print(json.dumps({"host": host, "port": listener.getsockname()[1], "token": agent.token}), flush=True)
         while True:
@@ -618,15 +632,16 @@ def main(arguments: list[str] | None = None, program: str | None = None) -> None
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--limit-bytes", type=int, default=4 << 30)
+    parser.add_argument("--memory-bytes", type=int, default=0)
     chosen = parser.parse_args(arguments)
     if chosen.mode == "worker":
-        work()
+        work(chosen.memory_bytes)
     elif chosen.mode == "serve":
-        serve(chosen.folder, chosen.host, chosen.port, chosen.limit_bytes)
+        serve(chosen.folder, chosen.host, chosen.port, chosen.limit_bytes, chosen.memory_bytes)
     else:
         answers = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)
-        agent = Agent(chosen.folder, "", chosen.limit_bytes, program)
+        agent = Agent(chosen.folder, "", chosen.limit_bytes, program, chosen.memory_bytes)
         serve_stream(agent, sys.stdin.buffer, answers, _stdin_open)
 
 

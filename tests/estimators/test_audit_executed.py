@@ -8,8 +8,9 @@ import pytest
 
 from modeltailor.compress import Format
 from modeltailor.errors import CandidateError, ModelError
-from modeltailor.estimators.audit import audit
+from modeltailor.estimators.audit import _read, audit
 from modeltailor.targets import _probe_models as nets
+from modeltailor.targets.session import NodeTime
 
 IMAGE = {"x": np.random.default_rng(0).normal(size=(1, 16, 16, 16)).astype(np.float32)}
 ROWS = {"x": np.random.default_rng(0).normal(size=(1, 8, 64)).astype(np.float32)}
@@ -90,3 +91,16 @@ def test_bad_files_are_refused_by_name(save, tmp_path):
     with pytest.raises(CandidateError, match=r"model\.onnx") as caught:
         audit(save(nets.conv_net(channels=16, side=16)), IMAGE, timeout_s=0.05)
     assert caught.value.code == "TIMEOUT"
+
+
+def test_node_that_the_provider_left_to_the_cpu_is_named():
+    def node(name, provider, ms):
+        return NodeTime(
+            name=name, op_type="Conv", domain="", provider=provider, ms=ms, calls=1, input_types=("float", "float")
+        )
+
+    times = (node("first", "CUDAExecutionProvider", 1.0), node("second", "CPUExecutionProvider", 3.0))
+    found = _read("m.onnx", nets.conv_net(channels=4, side=4), times, {}, "CUDAExecutionProvider")
+    assert [(f.name, f.asked, f.share) for f in found.fall_backs] == [("second", "CUDAExecutionProvider", 0.75)]
+    assert "CPUExecutionProvider runs it" in found.fall_backs[0].reason
+    assert "75 % of the time" in found.sentence

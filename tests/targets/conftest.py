@@ -59,14 +59,55 @@ def endless() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def crashing() -> onnx.ModelProto:
+    """A pool kernel larger than its map, then a Slice: ONNX Runtime 1.32 aborts while it opens the session."""
+    ends = [numpy_helper.from_array(np.array([v], np.int64), n) for n, v in (("s", 0), ("e", 2), ("a", 2))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("MaxPool", ["x"], ["p"], kernel_shape=[40, 40]),
+            helper.make_node("Slice", ["p", "s", "e", "a"], ["y"]),
+        ],
+        "crashing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 16, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        ends,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def heavy(n_bytes: int) -> onnx.ModelProto:
+    """A MatMul with ``n_bytes`` of weights; input ``v`` of shape (1, 1024)."""
+    columns = n_bytes // 4 // 1024
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["v", "W"], ["y"])],
+        "heavy",
+        [helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 1024])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, columns])],
+        [numpy_helper.from_array(np.ones((1024, columns), np.float32), "W")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.fixture
+def save_heavy(tmp_path: Path):
+    """Save a model with that many bytes of weights."""
+
+    def save(n_bytes: int) -> Path:
+        onnx.save(heavy(n_bytes), tmp_path / "heavy.onnx")
+        return tmp_path / "heavy.onnx"
+
+    return save
+
+
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, Path]:
-    """Files by name: ``small``, ``wide`` (slower), ``fixed`` (batch of 4), ``endless``, ``garbage``."""
+    """Files by name: ``small``, ``wide`` (slower), ``fixed`` (batch of 4), ``endless``, ``crashing``, ``garbage``."""
     made = {
         "small": conv_net(8),
         "wide": conv_net(256),
         "fixed": conv_net(8, batch=4),
         "endless": endless(),
+        "crashing": crashing(),
     }
     paths = {}
     for name, model in made.items():

@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modeltailor.errors import CandidateError, ConfigError, DeviceError
@@ -197,9 +198,31 @@ def test_hanging_model_is_stopped_there(server, models, one_image):
     device.close()
 
 
+def test_crash_there_is_the_candidate_s(server, models, one_image):
+    device = AgentDevice(server.connect, name="board")
+    with pytest.raises(CandidateError) as caught:
+        device.time((models["small"], models["crashing"]), one_image, SHORT)
+    assert (caught.value.code, caught.value.where) == ("CRASH:ABRT", "crashing.onnx")
+    device.close()
+
+
+def test_memory_of_a_small_device_is_kept(save_heavy, models, one_image, tmp_path):
+    small = Server(tmp_path / "small-board", "--memory-bytes", "400000000")
+    device = AgentDevice(small.connect, name="small board")
+    assert device.time((models["small"],), one_image, SHORT).pairs
+    with pytest.raises(CandidateError, match=r"heavy\.onnx"):
+        device.time((save_heavy(220_000_000),), {"v": np.ones((1, 1024), np.float32)}, SHORT)
+    device.close()
+    small.stop()
+
+
 def test_agent_killed_in_the_middle_is_the_device_s_fault_and_a_new_one_goes_on(models, one_image, tmp_path):
     servers = [Server(tmp_path / "board")]
-    device = AgentDevice(servers[-1].connect, name="board")
+
+    def connect():  # to whichever agent runs at that time
+        return servers[-1].connect()
+
+    device = AgentDevice(connect, name="board")
     device.describe()
 
     def kill() -> None:

@@ -2,12 +2,10 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from modeltailor.errors import CandidateError, DeviceError
 from modeltailor.targets import LocalDevice, TimingPlan, load_profile
@@ -20,21 +18,6 @@ SHORT = TimingPlan(pairs=1, quads=2, block_inferences=5, block_ms=2.0, warmup_s=
 @pytest.fixture
 def device():
     return LocalDevice(load_profile("desktop-cpu"))
-
-
-def heavy(path: Path, n_bytes: int) -> Path:
-    """A MatMul with ``n_bytes`` of weights; input ``v`` of shape (1, 1024)."""
-    columns = n_bytes // 4 // 1024
-    weight = numpy_helper.from_array(np.ones((1024, columns), np.float32), "W")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["v", "W"], ["y"])],
-        "heavy",
-        [helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 1024])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, columns])],
-        [weight],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
 
 
 def test_hanging_candidate_times_out_by_name(device, models, one_image):
@@ -52,15 +35,23 @@ def test_refused_file_is_unsupported_with_the_runtime_s_reason(device, models, o
     assert "ONNX Runtime cannot load it" in caught.value.what
 
 
+def test_crash_of_the_runtime_itself_is_named_and_survived(device, models, one_image):
+    with pytest.raises(CandidateError) as caught:
+        device.time((models["small"], models["crashing"]), one_image, SHORT)
+    assert (caught.value.code, caught.value.where) == ("CRASH:ABRT", "crashing.onnx")
+    assert "Fatal Python error: Aborted" in caught.value.detail
+    assert device.time((models["small"],), one_image, SHORT).pairs
+
+
 def test_wrong_input_is_the_candidate_s_fault(device, models):
     with pytest.raises(CandidateError, match="'x'"):
         device.time((models["small"],), {"z": np.zeros((1, 3, 16, 16), np.float32)}, SHORT)
 
 
-def test_peak_memory_follows_the_weights(device, models, one_image, tmp_path):
+def test_peak_memory_follows_the_weights(device, models, one_image, save_heavy):
     plan = replace(SHORT, memory=True)
     small = device.time((models["small"],), one_image, plan).facts[0]
-    big = device.time((heavy(tmp_path / "big.onnx", 20_000_000),), {"v": np.ones((1, 1024), np.float32)}, plan).facts[0]
+    big = device.time((save_heavy(20_000_000),), {"v": np.ones((1, 1024), np.float32)}, plan).facts[0]
     assert max(small.peak_load_bytes, small.peak_run_bytes) < 10_000_000
     assert 20_000_000 < big.peak_load_bytes < 160_000_000
     assert 17_000_000 < big.peak_run_bytes < 160_000_000
@@ -92,16 +83,16 @@ def test_missing_provider_is_the_device_s_fault(device, models, one_image):
         absent.time((models["small"],), one_image, SHORT)
 
 
-def test_stand_in_keeps_the_memory_of_the_device(models, one_image, tmp_path):
+def test_stand_in_keeps_the_memory_of_the_device(models, one_image, save_heavy):
     profile = load_profile("embedded")
     assert profile.memory_bytes is not None
     little = profile.memory_bytes.model_copy(update={"value": 520_000_000.0})
     stand_in = LocalDevice(profile.model_copy(update={"memory_bytes": little}))
     stand_in.time((models["small"],), one_image, SHORT)
     with pytest.raises(CandidateError) as caught:
-        stand_in.time((heavy(tmp_path / "big.onnx", 270_000_000),), {"v": np.ones((1, 1024), np.float32)}, SHORT)
+        stand_in.time((save_heavy(270_000_000),), {"v": np.ones((1, 1024), np.float32)}, SHORT)
     assert caught.value.code in ("OOM", "UNSUPPORTED")
-    assert caught.value.where == "big.onnx"
+    assert caught.value.where == "heavy.onnx"
 
 
 def test_slow_models_get_shorter_blocks_rather_than_a_timeout(device, models, one_image):
