@@ -9,7 +9,7 @@ from modeltailor.search.sampler.costs import (
     SiteCosts,
     StructureCost,
 )
-from modeltailor.search.sampler.factory import SAMPLERS, make_sampler
+from modeltailor.search.sampler.factory import SAMPLERS, encoding_for, make_sampler
 from modeltailor.search.sampler.goal import Goal
 from modeltailor.search.sampler.knapsack import front, solve
 from modeltailor.search.sampler.space import Assignment, Decision, Encoding, SearchSpace
@@ -30,6 +30,7 @@ __all__ = [
     "SiteCosts",
     "StructureCost",
     "TailorSampler",
+    "encoding_for",
     "front",
     "make_sampler",
     "solve",

@@ -9,12 +9,23 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.plan import SamplerName
 from modeltailor.search.sampler.costs import CostTable
 from modeltailor.search.sampler.goal import Goal
-from modeltailor.search.sampler.space import SearchSpace
+from modeltailor.search.sampler.space import Encoding, SearchSpace
 from modeltailor.search.sampler.tailor import TailorSampler
 
-__all__ = ["SAMPLERS", "make_sampler"]
+__all__ = ["SAMPLERS", "encoding_for", "make_sampler"]
 
 SAMPLERS: tuple[SamplerName, ...] = ("tailor", "tpe", "nsga2", "nsga3", "gp", "random")
+
+
+_MOST_NAMED = 64
+"""Sites up to which every choice is a parameter of its own: SQLite writes some 1.4 ms a parameter and trial."""
+
+
+def encoding_for(name: SamplerName, n_sites: int) -> Encoding:
+    """Return how a space is best written as parameters: readable names while they are cheap, order where it is used."""
+    if name != "tailor":
+        return "ordinal"
+    return "name" if n_sites <= _MOST_NAMED else "packed"
 
 
 def make_sampler(
