@@ -192,12 +192,12 @@ def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = Fal
 def nearest(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:
     """Return the model whose worst excess over the limits is smallest; ``None`` if there is no model.
 
-    Points of the metric and shares of a limit are compared as they are: one point weighs as much as 1 % of a limit.
+    One point of the metric weighs as much as 10 % of a limit: people forgive a file that is a little too large sooner.
     """
 
     def worst(m: Figures) -> tuple[float, str]:
         over = [
-            v.excess if v.limit not in ("drop", "accuracy") else v.excess / 100.0
+            v.excess if v.limit not in ("drop", "accuracy") else v.excess / 10.0
             for v in violations(m, budget, minimize=minimize)
         ]
         return (max(over, default=0.0), m.key)

@@ -479,8 +479,9 @@ class _Run:
     def _publish(self, history: RunHistory) -> None:
         figures = history_figures(history)
         by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
-        front = pareto_front(figures.values(), minimize=self.metric.minimize, objectives=self.objectives)
-        best = recommend(_certified(figures, history), self.request.budget, minimize=self.metric.minimize)
+        chosen = _certified(figures, history)
+        front = pareto_front(chosen, minimize=self.metric.minimize, objectives=self.objectives)
+        best = recommend(chosen, self.request.budget, minimize=self.metric.minimize)
         self.folder.publish(by_key[best.key] if best else None, [by_key[f.key] for f in front])
 
     # -- small things -----------------------------------------------------------------------------------------------
@@ -591,7 +592,7 @@ def _job_key(job: Mapping[str, object]) -> str:
 
 
 def _certified(figures: Mapping[str, Figures], history: RunHistory) -> list[Figures]:
-    """Once finalists were measured again, only they can be recommended."""
+    """Once finalists were measured again, only they count: a lucky screening must not beat a certified figure."""
     finals = {f.key for f in history.finals}
     return [f for k, f in figures.items() if not finals or k in finals]
 
