@@ -49,13 +49,16 @@ def with_shapes(model: onnx.ModelProto, dimensions: Mapping[str, int]) -> onnx.M
                 dimension.dim_value = dimensions.get(dimension.dim_param, 1)
     for value in graph.output:
         value.type.tensor_type.ClearField("shape")
-    fixed = [v for v in graph.value_info if all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)]
+    fixed = _static(graph)
     bound = any(d.dim_param in dimensions for v in graph.input for d in v.type.tensor_type.shape.dim)
     del graph.value_info[:]
     if not bound:
         graph.value_info.extend(fixed)
     light = _without_large(model)
     for _ in range(1 + len(graph.node)):
+        static = _static(light.graph)
+        del light.graph.value_info[:]  # what an earlier round could not infer would stay symbolic
+        light.graph.value_info.extend(static)
         light = shape_inference.infer_shapes(light, data_prop=True)
         settled = _settle(light)
         if not _fill_in(light.graph) and not settled:
@@ -71,6 +74,15 @@ def with_shapes(model: onnx.ModelProto, dimensions: Mapping[str, int]) -> onnx.M
     for mine, inferred in zip(graph.output, light.graph.output, strict=True):
         mine.CopyFrom(inferred)
     return model
+
+
+def _static(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Return the descriptions of tensors whose every dimension is a number."""
+    return [
+        v
+        for v in graph.value_info
+        if v.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
+    ]
 
 
 def _without_large(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -106,8 +118,12 @@ def _settle(model: onnx.ModelProto) -> bool:
                 continue
             if any(values[i].dtype.kind not in "iub" or values[i].size > _LARGE for i in node.input if i):
                 continue
-            evaluator = ReferenceEvaluator(_alone(node, values, opsets))
-            result = evaluator.run(None, {i: values[i] for i in node.input if i})
+            if node.op_type == "GatherElements":  # the reference implementation ignores the axis of broad indices
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                result = [np.take_along_axis(values[node.input[0]], values[node.input[1]].astype(np.int64), axis)]
+            else:
+                evaluator = ReferenceEvaluator(_alone(node, values, opsets))
+                result = evaluator.run(None, {i: values[i] for i in node.input if i})
             if any(r.size > _LARGE for r in result):
                 continue
         else:
