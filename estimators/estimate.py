@@ -19,7 +19,7 @@ class Estimate:
         low: lower end of the interval.
         high: upper end of the interval.
         evidence: how it was got.
-        screening: whether it rests on one process pair only; good for steering, not for a claim.
+        screening: whether it rests on fewer than four process pairs; good for steering, not for a claim.
 
     Raises:
         ValueError: not finite and positive, or not ordered.

@@ -42,6 +42,8 @@ BudgetVerdict = Literal["met", "missed", "undecided"]
 _CONFIDENCE = 0.95
 _TRIM = 0.2
 _PROCESS_EFFECT = 0.01  # relative sigma of what one process adds to another; unseen within a single pair
+_FEW_PAIRS = 4  # fewer lean on the process effect that is known
+_PRIOR_PAIRS = 5  # how many pairs that knowledge is worth
 _LEAST_PAIRS = 8  # fewer, and stopping at a narrow interval loses its coverage
 _LEAST_PAIRS_CERTIFY = 10
 _QUADS_A_PAIR = 4
@@ -81,7 +83,7 @@ class Measurement:
 
 
 def _log_interval(pair_values: Sequence[NDArray[np.float64]], process_effects: float) -> tuple[float, float, bool]:
-    """Return centre and half-width in logs, and whether they rest on a single pair.
+    """Return centre and half-width in logs, and whether they rest on too few pairs for a claim.
 
     Args:
         pair_values: by pair, one value a quad.
@@ -89,11 +91,16 @@ def _log_interval(pair_values: Sequence[NDArray[np.float64]], process_effects: f
     """
     centres = np.array([_trimmed_mean(v) for v in pair_values])
     n = len(centres)
-    if n > 1:
-        quantile = float(stdtrit(n - 1, 0.5 + _CONFIDENCE / 2))
-        return float(centres.mean()), quantile * float(centres.std(ddof=1)) / math.sqrt(n), False
-    within = _trimmed_half_width(pair_values[0])
-    return float(centres[0]), math.hypot(within, 1.96 * process_effects), True
+    if n == 1:
+        return float(centres[0]), math.hypot(_trimmed_half_width(pair_values[0]), 1.96 * process_effects), True
+    variance, freedom = float(centres.var(ddof=1)), n - 1
+    if n < _FEW_PAIRS:  # two or three pairs hardly know their own spread: what is known of processes weighs in
+        within = float(np.mean([(_trimmed_half_width(v) / 1.96) ** 2 for v in pair_values]))
+        known = process_effects**2 + within
+        variance = (_PRIOR_PAIRS * known + (n - 1) * variance) / (_PRIOR_PAIRS + n - 1)
+        freedom = _PRIOR_PAIRS + n - 1
+    quantile = float(stdtrit(freedom, 0.5 + _CONFIDENCE / 2))
+    return float(centres.mean()), quantile * math.sqrt(variance / n), n < _FEW_PAIRS
 
 
 def _n_trimmed(n: int) -> int:
@@ -143,8 +150,8 @@ def ratio(timings: Timings, index: int, *, evidence: Evidence = "measured-here")
         evidence: label of the device.
 
     Returns:
-        a 95 % interval over the pairs; with one pair an interval over its quads, widened by what two processes of the
-        same model differ, and marked as screening.
+        a 95 % interval over the pairs. With one pair it comes from its quads, widened by what two processes of the same
+        model differ; with two or three it leans on the same knowledge; both are marked as screening.
     """
     if index == 0:
         return Estimate(value=1.0, low=1.0, high=1.0, evidence=evidence, screening=len(timings.pairs) == 1)

@@ -8,6 +8,7 @@ import pytest
 from modeltailor.estimators.estimate import Estimate
 from modeltailor.estimators.latency import absolute, budget_verdict, certify, compare, merge, ratio, screen
 from modeltailor.targets import FakeDevice, PairTimings, RunFacts, TimingPlan, Timings
+from modeltailor.targets.synthetic import synthetic_device
 
 A, B, C = Path("a.onnx"), Path("b.onnx"), Path("c.onnx")
 TRUTH = {"a.onnx": 2.0, "b.onnx": 1.0, "c.onnx": 1.6}
@@ -35,14 +36,33 @@ def test_abba_cancels_a_linear_drift_within_a_quad():
 
 
 def test_interval_is_student_s_over_the_pairs():
-    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in (-0.01, 0.0, 0.01)]
+    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in (-0.01, -0.01, 0.0, 0.01, 0.01)]
     estimate = ratio(timings(*pairs), 1)
-    half = 4.302653 * 0.01 / math.sqrt(3)  # t(2) at 97.5 %, sample deviation 0.01
+    half = 2.776445 * 0.01 / math.sqrt(5)  # t(4) at 97.5 %, sample deviation 0.01
     assert estimate.value == pytest.approx(2.0)
     assert estimate.high == pytest.approx(2.0 * math.exp(half), rel=1e-6)
     assert estimate.low == pytest.approx(2.0 * math.exp(-half), rel=1e-6)
     assert estimate.half_width == pytest.approx(math.expm1(half), rel=1e-6)
     assert not estimate.screening
+
+
+def test_two_pairs_lean_on_what_is_known_of_processes():
+    same = [(2.0, 1.0, 1.0, 2.0)] * 8
+    narrow = ratio(timings(same, same), 1)
+    assert narrow.screening
+    assert 0.015 < narrow.half_width < 0.03
+    apart = [(2.2, 1.0, 1.0, 2.2)] * 8
+    assert ratio(timings(same, apart), 1).half_width > 2 * narrow.half_width
+
+
+@pytest.mark.parametrize("n_pairs", [1, 2, 3])
+def test_few_pairs_still_hold_the_truth(n_pairs):
+    held = 0
+    for seed in range(150):
+        device = synthetic_device(TRUTH, seed)
+        estimate = ratio(device.time((A, B), {}, TimingPlan(pairs=n_pairs, quads=8)), 1)
+        held += estimate.low <= 2.0 <= estimate.high
+    assert held >= 0.92 * 150
 
 
 def test_one_spoiled_quad_of_ten_does_not_move_a_pair():
