@@ -5,20 +5,36 @@ The only file that knows torch-pruning.
 
 from __future__ import annotations
 
+import importlib
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from modeltailor.compress.structure.calling import call
 from modeltailor.errors import CandidateError, shown
 
 __all__ = ["Coupling", "Member", "PruningGraph"]
+
+
+def _without_timm() -> Any:
+    """Import torch-pruning as if timm were not there: it only wants it for a counter, and it dies of a broken one."""
+    blocked = "timm" not in sys.modules
+    if blocked:
+        sys.modules["timm"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("torch_pruning")
+    finally:
+        if blocked:
+            del sys.modules["timm"]
+
+
+torch_pruning = _without_timm()
 
 _ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 

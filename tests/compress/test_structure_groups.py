@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,3 +181,9 @@ def test_each_score_finds_the_channels_that_do_nothing(score: str, image: Tensor
         Structure(keep=(("stage.0.conv1", 0.5),), score=score), module, image, calibration=calibration  # type: ignore[arg-type]
     )  # fmt: skip
     assert torch.allclose(made(image), module(image), atol=1e-5)
+
+
+def test_a_broken_timm_beside_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "timm").mkdir()
+    code = "import modeltailor.compress.structure.pruning_graph, sys; assert 'timm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=120)
