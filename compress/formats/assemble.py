@@ -7,6 +7,7 @@ between them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -19,12 +20,22 @@ from modeltailor.compress.formats.names import shorten, site_label
 from modeltailor.compress.formats.parts import Part
 from modeltailor.compress.formats.ranges import QuantParams
 from modeltailor.compress.formats.site_nodes import Emitted, emit_site
-from modeltailor.compress.pack import DOMAIN, unpack_function
+from modeltailor.compress.pack import (
+    DOMAIN,
+    JOIN,
+    SHAPE,
+    UNPACK,
+    join_function,
+    shape_function,
+    tree_bytes,
+    unpack_function,
+)
 from modeltailor.compress.vocabulary import Format, SiteReport
 
 __all__ = ["Plan", "assemble"]
 
 _FLOAT = Format()
+_DECODER_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +64,7 @@ def assemble(graph: PreparedGraph, plan: Plan) -> tuple[ModelProto, tuple[SiteRe
     Returns:
         The model with short names, and one report a site in the order of execution.
     """
+    plan = _without_trees(graph, plan)
     emitter = Emitter(graph)
     folding = Folding(graph)
     site_at = {s.node: s for s in graph.sites}
@@ -74,6 +86,20 @@ def assemble(graph: PreparedGraph, plan: Plan) -> tuple[ModelProto, tuple[SiteRe
     for output in graph.model.graph.output:
         emitter.as_float(output.name)
     return _model(graph, emitter), tuple(reports)
+
+
+def _without_trees(graph: PreparedGraph, plan: Plan) -> Plan:
+    """Leave coded weights packed where, in this file, coding saves no more than the functions that decode it take."""
+    saved = 0
+    for site in graph.sites:
+        fmt = plan.formats.get(site.site.name, _FLOAT)
+        if fmt.scheme != "float":
+            part = plan.part_of(site, fmt)
+            if part.tree is not None and part.planes is not None:
+                saved += part.planes.nbytes - tree_bytes(part.tree)
+    if saved > _DECODER_BYTES:
+        return plan
+    return dataclasses.replace(plan, part_of=lambda s, f: dataclasses.replace(plan.part_of(s, f), tree=None))
 
 
 def _float_report(site: SiteNode, node: NodeProto) -> SiteReport:
@@ -109,7 +135,9 @@ def _model(graph: PreparedGraph, emitter: Emitter) -> ModelProto:
     domains = {n.domain for n in emitter.nodes} - {"", "ai.onnx"}
     versions = {o.domain: o.version for o in source.opset_import}
     opsets += [helper.make_opsetid(d, versions.get(d, 1)) for d in sorted(domains)]
-    functions = [unpack_function(graph.opset)] if DOMAIN in domains else []
+    called = {n.op_type for n in emitter.nodes if n.domain == DOMAIN}
+    makers = {UNPACK: unpack_function, JOIN: join_function, SHAPE: shape_function}
+    functions = [make(graph.opset) for name, make in makers.items() if name in called]
     ir_version = max(8, min(source.ir_version, 10))
     model = helper.make_model(made, opset_imports=opsets, functions=functions, ir_version=ir_version)
     model.ClearField("producer_name")

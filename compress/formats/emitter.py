@@ -12,7 +12,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from modeltailor.compress.formats.graph import PreparedGraph
 from modeltailor.compress.formats.nodes import names_used
 from modeltailor.compress.formats.ranges import QuantParams
-from modeltailor.compress.pack import plane_weights, unpack_node
+from modeltailor.compress.pack import DOMAIN, JOIN, SHAPE, Tree, plane_weights, unpack_node
 
 __all__ = ["MICROSOFT", "Emitter"]
 
@@ -165,6 +165,21 @@ class Emitter:
         out = self.fresh("w")
         worth = self.constant(plane_weights(planes.shape[0], signed=signed))
         self.nodes.append(unpack_node(self.constant(planes), worth, self.constant(np.array(shape, np.int64)), out))
+        return out
+
+    def decoded(self, tree: Tree, shape: tuple[int, ...]) -> str:
+        """Return the name of the int8 tensor that a coded weight unfolds to while the runtime loads the model."""
+        out = self.fresh("w")
+        ends = [self._joined(tree), self.constant(np.array(shape, np.int64))]
+        self.node(SHAPE, ends, [out], domain=DOMAIN)
+        return out
+
+    def _joined(self, tree: Tree | int) -> str:
+        if isinstance(tree, int):
+            return self.constant(np.array([tree], np.int32))
+        out = self.fresh("t")
+        ends = [self.constant(tree.bits), self._joined(tree.left), self._joined(tree.right)]
+        self.node(JOIN, ends, [out], domain=DOMAIN)
         return out
 
     def tensor_value(self, name: str) -> NDArray[np.generic]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,7 @@ from modeltailor.compress.formats.mse_scale import refit_scale, search_scale
 from modeltailor.compress.formats.nearest import rounded
 from modeltailor.compress.formats.on_grid import read_scale
 from modeltailor.compress.formats.store import Store
-from modeltailor.compress.pack import pack_planes
+from modeltailor.compress.pack import Tree, encode, pack_planes, tree_bytes
 from modeltailor.compress.vocabulary import Format, Settings
 
 __all__ = ["Part", "PartMaker", "PartRequest"]
@@ -76,6 +77,7 @@ class Part:
         bias: corrected bias in float, ``[out]``, if the site has or needs one.
         table: values that the indices stand for, if any.
         planes: ``integers`` packed, where they are stored packed.
+        tree: ``integers`` coded, where that takes fewer bytes than ``planes``.
     """
 
     integers: NDArray[np.int8]
@@ -85,6 +87,7 @@ class Part:
     bias: NDArray[np.float32] | None
     table: NDArray[np.generic] | None = None
     planes: NDArray[np.uint8] | None = field(default=None, repr=False)
+    tree: Tree | None = field(default=None, repr=False)
 
     def float_weight(self) -> NDArray[np.float32]:
         """Return the weight that is computed with, in the layout of ``integers``."""
@@ -147,7 +150,7 @@ class PartMaker:
     def part(self, request: PartRequest) -> Part:
         """Return a part, made now or before."""
         if request not in self._kept:
-            self._kept[request] = self._load(request) or self._made(request)
+            self._kept[request] = _coded(self._load(request) or self._made(request))
         return self._kept[request]
 
     def _load(self, request: PartRequest) -> Part | None:
@@ -202,7 +205,25 @@ class PartMaker:
         return part
 
 
+_CODED = 1 << 17  # weights; decoding takes about half a microsecond each while loading
+_WORTH = 0.97
+_MOST_CODED = 1 << 22
+_WELL_WORTH = 0.75
 _LARGE = 1 << 17  # weights; above, passes that gain little are left out
+
+
+def _coded(part: Part) -> Part:
+    """Return the part with its integers coded, if that is worth it: a shorter file for a longer time to load."""
+    if part.planes is None or part.integers.size > _MOST_CODED:
+        return part
+    share = _WORTH if part.integers.size <= _CODED else _WELL_WORTH
+    zeros = np.count_nonzero(part.integers == 0) / part.integers.size
+    if part.integers.size > _CODED and zeros < 0.5:
+        return part  # no need to build the tree: only sparse weights are worth it there
+    tree = encode(part.integers if part.table is None else part.integers.view(np.uint8))
+    if tree is None or tree_bytes(tree) >= share * part.planes.nbytes:
+        return part
+    return dataclasses.replace(part, tree=tree)
 
 
 def _rounded_rows(

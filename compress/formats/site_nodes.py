@@ -17,6 +17,7 @@ from modeltailor.compress.formats.integer_ops import Folding
 from modeltailor.compress.formats.names import site_label
 from modeltailor.compress.formats.parts import Part
 from modeltailor.compress.formats.ranges import QuantParams
+from modeltailor.compress.pack import tree_bytes
 from modeltailor.compress.vocabulary import Format
 from modeltailor.errors import CandidateError
 
@@ -41,8 +42,9 @@ class _Plan(Protocol):
 
 def part_bytes(part: Part) -> int:
     """Bytes that a part's weight, scales and table take in the file."""
-    payload = part.planes if part.planes is not None else part.integers
-    return payload.nbytes + part.scale.nbytes + (part.table.nbytes if part.table is not None else 0)
+    stored = part.planes if part.planes is not None else part.integers
+    payload = stored.nbytes if part.tree is None else tree_bytes(part.tree)
+    return payload + part.scale.nbytes + (part.table.nbytes if part.table is not None else 0)
 
 
 def _node(graph: PreparedGraph, site: SiteNode) -> NodeProto:
@@ -92,13 +94,17 @@ def integer_weight(emitter: Emitter, part: Part) -> str:
         out = emitter.fresh("w")
         emitter.node("Gather", [emitter.constant(part.table), indices], [out])
         return out
+    if part.tree is not None:
+        return emitter.decoded(part.tree, part.integers.shape)
     if part.planes is not None:
         return emitter.unpacked(part.planes, part.integers.shape, signed=True)
     return emitter.constant(part.integers)
 
 
 def _indices(emitter: Emitter, part: Part) -> str:
-    if part.planes is not None:
+    if part.tree is not None:
+        stored = emitter.decoded(part.tree, part.integers.shape)
+    elif part.planes is not None:
         stored = emitter.unpacked(part.planes, part.integers.shape, signed=False)
     else:
         stored = emitter.constant(part.integers.view(np.uint8))

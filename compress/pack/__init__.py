@@ -7,15 +7,33 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from modeltailor.compress.pack.bits import pack_planes, packed_bytes, plane_weights, unpack_planes
+    from modeltailor.compress.pack.coded import (
+        JOIN,
+        SHAPE,
+        Tree,
+        decode,
+        encode,
+        join_function,
+        shape_function,
+        tree_bytes,
+    )
     from modeltailor.compress.pack.function import DOMAIN, UNPACK, unpack_function, unpack_node
     from modeltailor.compress.pack.unpack import unpack_model
 
 __all__ = [
     "DOMAIN",
+    "JOIN",
+    "SHAPE",
     "UNPACK",
+    "Tree",
+    "decode",
+    "encode",
+    "join_function",
     "pack_planes",
     "packed_bytes",
     "plane_weights",
+    "shape_function",
+    "tree_bytes",
     "unpack_function",
     "unpack_model",
     "unpack_node",
@@ -24,6 +42,14 @@ __all__ = [
 
 _HOMES = {
     "DOMAIN": "function",
+    "JOIN": "coded",
+    "SHAPE": "coded",
+    "Tree": "coded",
+    "decode": "coded",
+    "encode": "coded",
+    "join_function": "coded",
+    "shape_function": "coded",
+    "tree_bytes": "coded",
     "UNPACK": "function",
     "pack_planes": "bits",
     "packed_bytes": "bits",

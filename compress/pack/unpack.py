@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from modeltailor.compress.pack.bits import unpack_planes
+from modeltailor.compress.pack.coded import JOIN, SHAPE, join
 from modeltailor.compress.pack.function import DOMAIN, UNPACK
 
 __all__ = ["unpack_model"]
@@ -69,6 +70,13 @@ def unpack_model(model: ModelProto) -> ModelProto:
             signed = int(worth.reshape(-1)[0]) < 0
             ints = unpack_planes(planes.astype(np.uint8), tuple(int(d) for d in shape), signed=signed)
             unpacked[node.output[0]] = ints.astype(np.int8)
+        elif node.domain == DOMAIN and node.op_type == JOIN:
+            bits, left, right = (value(i) for i in node.input)
+            unpacked[node.output[0]] = join(bits.astype(np.uint8), left.astype(np.int32), right.astype(np.int32))
+        elif node.domain == DOMAIN and node.op_type == SHAPE:
+            flat, dims = value(node.input[0]), tuple(int(d) for d in value(node.input[1]))
+            count = int(np.prod(dims, dtype=np.int64))
+            unpacked[node.output[0]] = flat[:count].reshape(dims).astype(np.int8)
         elif (
             node.op_type in _FOLDED
             and any(i in unpacked for i in node.input)
