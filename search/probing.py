@@ -33,14 +33,18 @@ class Probed:
     notes: tuple[str, ...] = ()
 
 
-def probe_device(device: Device, *, cache: Path | None, time_s: float) -> ProbeTable:
-    """Probe the device, within a small share of the run's time; read from the cache if it was done before.
+def probe_device(device: Device, sites: Sequence[Site], *, cache: Path | None, time_s: float) -> ProbeTable:
+    """Probe what concerns those sites, within a small share of the run's time; what the cache knows is read from it.
 
     Raises:
         DeviceError: the device failed.
         CandidateError: not even fp32 runs there.
     """
-    return probe(device, cache=cache / "probes" if cache else None, limit_s=min(_MOST_S, _MOST_SHARE * time_s))
+    kinds = list(dict.fromkeys(k for s in sites if (k := _probe_kind(s)) is not None))
+    if "conv" in kinds:
+        kinds.append("channels")
+    folder = cache / "probes" if cache else None
+    return probe(device, kinds=kinds, cache=folder, limit_s=min(_MOST_S, _MOST_SHARE * time_s))
 
 
 def read_table(table: ProbeTable, sites: Sequence[Site]) -> Probed:

@@ -124,6 +124,9 @@ _BETWEEN_ARMS = 3
 
 _FINAL_SHARE = 0.2
 _COSTS_SHARE = 0.12
+_TRIAL_S = 6.0
+"""Seconds of a trial without training, to weigh it against training; not the clock's, so that proposals repeat."""
+
 
 _LOSS_SCALE = 0.10
 _REFERENCE = 1.1
@@ -242,7 +245,8 @@ class _Run:
         if kept is None:
             self._say("probing what pays on this device")
             table = self._timed(
-                "probe", lambda: probe_device(self.request.device, cache=self.request.cache, time_s=self.plan.time_s)
+                "probe",
+                lambda: probe_device(self.request.device, sites, cache=self.request.cache, time_s=self.plan.time_s),
             )
             kept = plain(read_table(table, sites))
             self.ledger.keep("probe", kept)
@@ -335,7 +339,7 @@ class _Run:
         goal = Goal(
             objectives=self.objectives,
             limits=tuple((o, float(v)) for o in self.objectives if (v := limits[o]) is not None and v > 0),
-            evaluation_s=max(1.0, sum(fp32.seconds.values())),
+            evaluation_s=_TRIAL_S,
         )
         return TailorSampler(
             space,
@@ -433,10 +437,25 @@ class _Run:
                 lambda: certify_finalists(self.executor, finalists, seconds=left, say=self._say),
             )
             self.ledger.keep("finals", [f.model_dump() for f in finals])
+            self._note_seen_samples(self.history())
         self._keep_times()
         self._publish(self.history())
         self.folder.event("finished", stopped=self.ledger.attribute("stopped"))
         self.folder.drop_work()
+
+    def _note_seen_samples(self, history: RunHistory) -> None:
+        """Say it when the original does much better on ``search`` than on ``test``: it has probably seen those samples."""
+        fp32 = history.baseline
+        test = next((f.test_accuracy for f in history.finals if fp32 is not None and f.key == fp32.key), None)
+        if fp32 is None or fp32.accuracy is None or test is None:
+            return
+        search = fp32.accuracy
+        apart = search.high < test.low if self.metric.minimize else search.low > test.high
+        if apart:
+            self._add_notes(
+                f"the original scores {search.value:.4f} on search and {test.value:.4f} on test: it has probably seen the "
+                "search samples in training, so losses on search look smaller than they are"
+            )
 
     def _after(self, record: TrialRecord) -> None:
         """What is due after each finished trial: the event, the curve, the public files, the word to the listener."""
@@ -537,10 +556,12 @@ class _Run:
             )
         elif closed:
             notes.append(f"{' and '.join(closed)}: nothing found in this model that can be changed, or no train split")
+        self._add_notes(*notes)
+
+    def _add_notes(self, *notes: str) -> None:
         record = RunRecord.model_validate_json(self.study.user_attrs["run"])
-        self.study.set_user_attr(
-            "run", record.model_copy(update={"notes": tuple(dict.fromkeys(notes))}).model_dump_json()
-        )
+        kept = tuple(dict.fromkeys((*record.notes, *notes)))
+        self.study.set_user_attr("run", record.model_copy(update={"notes": kept}).model_dump_json())
 
     def _run_record(self, facts: PreparedFacts) -> RunRecord:
         request = self.request

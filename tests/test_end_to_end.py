@@ -22,7 +22,7 @@ from modeltailor.targets import FakeDevice
 
 
 def device() -> FakeDevice:
-    return FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, seed=0)
+    return FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, noise=0.0, seed=0)
 
 
 @pytest.fixture(scope="module")
