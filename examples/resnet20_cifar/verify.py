@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import sys
@@ -26,7 +27,7 @@ def test_images() -> tuple[np.ndarray, np.ndarray]:
         jpeg, offset, label = file["jpeg"], file["offset"], file["label"]
     images = [
         np.asarray(Image.open(io.BytesIO(jpeg[a:b].tobytes())).convert("RGB"), np.float32).transpose(2, 0, 1) / 255.0
-        for a, b in zip(offset, offset[1:], strict=False)
+        for a, b in itertools.pairwise(offset)
     ]
     return (np.stack(images) - MEAN) / STD, label
 

@@ -118,7 +118,7 @@ def tailor(
     from modeltailor.reports import write_reports
     from modeltailor.search.run import RunRequest, run_search
     from modeltailor.search.run_folder import RunFolder
-    from modeltailor.targets import LocalDevice, load_profile
+    from modeltailor.targets import load_profile, open_device
 
     if isinstance(job, (str, Path)):
         path = Path(job)
@@ -130,8 +130,7 @@ def tailor(
     base = Path(root).resolve() if root is not None else base
     place = Path(out) if out is not None else Path("runs") / name
     _refuse_inputs_folder(place, parsed, base)
-    own = parsed.target.endswith((".yaml", ".yml"))
-    profile = load_profile(base / parsed.target if own else parsed.target)
+    profile = load_profile(parsed.target, folder=base)
     as_data = parsed.model_dump(mode="json")
     folder = RunFolder(place)
 
@@ -142,7 +141,7 @@ def tailor(
 
     request = RunRequest(
         spec=parsed.workload(base),
-        device=device if device is not None else LocalDevice(profile),
+        device=device if device is not None else open_device(profile),
         profile=profile.model_dump(mode="json"),
         budget=parsed.limits(),
         plan=parsed.plan(),

@@ -322,6 +322,103 @@ def init(
     click.echo(f"wrote {out}; next: modeltailor search {out}")
 
 
+@cli.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--target", default="desktop-cpu", show_default=True, help="Profile whose threads and provider are used.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Where the file leaves it free."
+)
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,32,32", help="Shape of an input with more free dimensions."
+)
+def audit(model: Path, target: str, batch: int, shapes: tuple[str, ...]) -> None:
+    r"""What really executes in MODEL after graph optimization, and why it is not faster.
+
+    \b
+    Example:
+      modeltailor audit model.onnx
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from modeltailor.errors import shown
+    from modeltailor.estimators.audit import audit as look
+    from modeltailor.estimators.bench import example_inputs
+    from modeltailor.targets import load_profile, open_device
+
+    device = open_device(load_profile(target, folder=Path.cwd()))
+    options = device.describe().options
+    device.close()
+    found = look(model, example_inputs(model, shapes=_shapes(shapes), batch=batch), options)
+    table = Table(box=None, pad_edge=False)
+    for column in ("share", "kernel", "precision", "node"):
+        table.add_column(column)
+    for node in sorted(found.nodes, key=lambda n: -n.share)[:20]:
+        table.add_row(f"{node.share:6.1%}", node.op_type, node.precision, shown(node.name, 50))
+    Console().print(table)
+    for fall in found.fall_backs[:10]:
+        click.echo(f"  {shown(fall.name, 50)}: {fall.reason}")
+    click.echo(found.sentence)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--target", default="desktop-cpu", show_default=True, help="Profile to measure under.")
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Where the file leaves it free."
+)
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1,3,32,32", help="Shape of an input with more free dimensions."
+)
+@click.option(
+    "--time", "time_", default="60s", show_default=True, callback=_quantity("parse_duration_s"), help="Wall clock."
+)
+def bench(files: tuple[Path, ...], target: str, batch: int, shapes: tuple[str, ...], time_: float) -> None:
+    r"""Compare the latency of ONNX FILES; the first is the baseline.
+
+    \b
+    Example:
+      modeltailor bench fp32.onnx int8.onnx
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from modeltailor.errors import shown
+    from modeltailor.estimators.bench import compare_files
+    from modeltailor.targets import load_profile, open_device
+
+    device = open_device(load_profile(target, folder=Path.cwd()))
+    try:
+        found = compare_files(device, files, shapes=_shapes(shapes), batch=batch, seconds=time_)
+    finally:
+        device.close()
+    table = Table(box=None, pad_edge=False)
+    for column in ("file", "speedup", "95 % interval", "latency", "load", "peak memory", "size", "verdict"):
+        table.add_column(column)
+    for row in found.rows:
+        m = row.measured
+        memory = "-" if m.peak_memory_bytes is None else f"{m.peak_memory_bytes / 1e6:.1f} MB"
+        table.add_row(
+            shown(row.path.name, 40), f"{m.speedup.value:.3f}x", f"{m.speedup.low:.3f} to {m.speedup.high:.3f}",
+            f"{m.latency_ms.value:.3f} ms", f"{m.load_ms:.1f} ms", memory, f"{row.size_bytes:,} bytes", m.verdict,
+        )  # fmt: skip
+    Console().print(table)
+    click.echo(f"{found.rows[0].measured.latency_ms.evidence}, {found.facts.runtime}, {found.facts.processor}")
+
+
+def _shapes(given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    made: dict[str, tuple[int, ...]] = {}
+    for text in given:
+        name, equals, sizes = text.rpartition("=")
+        try:
+            made[name] = tuple(int(s) for s in sizes.split(","))
+        except ValueError:
+            equals = ""
+        if not equals or not name:
+            raise ConfigError("CFG-15", "--shape", f"must be NAME=1,3,32,32; got '{text}'", "give every dimension")
+    return made
+
+
 @cli.group()
 def targets() -> None:
     """Device profiles."""
@@ -367,6 +464,41 @@ def targets_show(name: str, as_json: bool) -> None:
     click.echo(
         json.dumps(data, indent=2) if as_json else yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip()
     )
+
+
+@targets.command("probe")
+@click.argument("name", default="desktop-cpu")
+def targets_probe(name: str) -> None:
+    r"""Measure which number formats pay on a device; a minute, kept in the cache.
+
+    \b
+    Example:
+      modeltailor targets probe desktop-cpu
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from modeltailor.api import default_cache
+    from modeltailor.targets import load_profile, open_device
+    from modeltailor.targets.probe import probe
+
+    device = open_device(load_profile(name, folder=Path.cwd()))
+    try:
+        found = probe(device, cache=default_cache() / "probes")
+    finally:
+        device.close()
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "format", "variant", "ms", "against the first of its kind"):
+        table.add_column(column)
+    for e in found.entries:
+        ran = e.ms is not None and e.speedup is not None
+        table.add_row(
+            e.kind, e.format, e.detail, f"{e.ms:.4f}" if ran else "-", f"{e.speedup:.2f}x" if ran else e.error
+        )
+    Console().print(table)
+    click.echo(f"{found.evidence} on {found.device}; {found.seconds:.0f} s")
+    if found.left_out:
+        click.echo(f"not reached in time: {', '.join(found.left_out)}")
 
 
 def _existing(folder: Path) -> Path:

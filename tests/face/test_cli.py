@@ -201,3 +201,23 @@ def test_interrupting_keeps_what_finished_and_says_how_to_go_on(digits: Path) ->
     assert (digits / "run" / "summary.json").exists()
     children = [p for p in psutil.process_iter(["cmdline"]) if str(digits) in " ".join(p.info["cmdline"] or [])]
     assert children == []
+
+
+def test_any_onnx_file_is_audited_and_one_alone_cannot_be_compared(tmp_path: Path) -> None:
+    from onnx import TensorProto, helper, save
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, (16, 16), [0.1] * 256)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (4, 16)) for n in "xy"]
+    model = helper.make_model(
+        helper.make_graph([node], "g", ports[:1], ports[1:], [weight]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 9
+    save(model, tmp_path / "m.onnx")
+    done = run("audit", "m.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "MatMul" in done.stdout
+    assert "float" in done.stdout.splitlines()[-1]
+    assert "at least two" in one_line(run("bench", "m.onnx", cwd=tmp_path), 2)
+    assert "NAME=1,3,32,32" in one_line(run("audit", "m.onnx", "--shape", "x:4", cwd=tmp_path), 2)
+    assert one_line(run("audit", "none.onnx", cwd=tmp_path), 3)
