@@ -84,7 +84,7 @@ class AuditNode:
         provider: execution provider that ran it.
         role: computing, converting between number formats, moving data, or anything else.
         precision: what it computes in.
-        ms: mean milliseconds of a call, by the profiler.
+        ms: median milliseconds of a call, by the profiler.
         share: of the time of all nodes, 0..1.
         input_types: element types of its inputs.
     """

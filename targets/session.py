@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +74,7 @@ class NodeTime:
         op_type: operator that ran.
         domain: of the operator; empty for standard ONNX.
         provider: execution provider that ran it.
-        ms: mean milliseconds of a call.
+        ms: median milliseconds of a call, so that a stall of the machine counts for nothing.
         calls: number of timed calls.
         input_types: element types of the inputs as the runtime names them (``float``, ``uint8`` ...).
         input_shapes: their shapes.
@@ -330,7 +330,7 @@ def _node_times(
             op_type=op_type,
             domain=domains.get((name, op_type), ""),
             provider=provider,
-            ms=fmean(kept),
+            ms=median(kept),
             calls=len(kept),
             input_types=_element_types(tensors[key][0]),
             input_shapes=_shapes(tensors[key][0]),
