@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from modeltailor.estimators.predict import Mixture, band_factor, learn_costs, needed_factors, widened
 from numpy.typing import NDArray
 
+from modeltailor.estimators.predict import Mixture, band_factor, learn_costs, needed_factors, widened
 from published import ncnn
 from published.score import Effort, Score, flops_line, score
 

@@ -50,12 +50,14 @@ class Component:
         if self.kind == "linear":
             return product
         distance = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2.0 * product
-        return np.exp(-0.5 * np.maximum(distance, 0.0))
+        kernel: Floats = np.exp(-0.5 * np.maximum(distance, 0.0))
+        return kernel
 
     def diagonal(self) -> Floats:
         """Return the kernel of each item with itself, ``[n_items]``."""
         if self.kind == "linear":
-            return np.einsum("ij,ij->i", self.features, self.features)
+            squared: Floats = np.einsum("ij,ij->i", self.features, self.features)
+            return squared
         return np.ones(len(self.features))
 
 
@@ -113,7 +115,7 @@ class LatencyField:
             score = float(np.log(h.prior))
             if len(measured):
                 gram = self.level_sd**2 + sum(w * m for w, m in zip(h.weights, inside, strict=True))
-                inverse = np.linalg.inv(gram + h.noise**2 * np.eye(len(measured)))
+                inverse: Floats = np.linalg.inv(gram + h.noise**2 * np.eye(len(measured)))
                 residual = log_ms - self.level_log_ms - shape[measured]
                 cross = self.level_sd**2 + sum(w * m for w, m in zip(h.weights, across, strict=True))
                 gain = cross @ inverse

@@ -15,7 +15,8 @@ Floats = NDArray[np.float64]
 def same(labels: Sequence[str], variance: float) -> Floats:
     """Items of one group (a network, a number format, a runtime) move together: ``[n_items, n_items]``."""
     _, code = np.unique(np.asarray(labels), return_inverse=True)
-    return variance * (code[:, None] == code[None, :]).astype(np.float64)
+    kernel: Floats = variance * (code[:, None] == code[None, :]).astype(np.float64)
+    return kernel
 
 
 def trend(values: Floats, variance: float, within: Sequence[str] | None = None) -> Floats:
@@ -29,4 +30,5 @@ def near(features: Floats, variance: float) -> Floats:
     """Items with near features (already divided by the length over which latency changes) behave alike."""
     squared = (features**2).sum(axis=1)
     distance = squared[:, None] + squared[None, :] - 2 * features @ features.T
-    return variance * np.exp(-0.5 * np.maximum(distance, 0.0))
+    kernel: Floats = variance * np.exp(-0.5 * np.maximum(distance, 0.0))
+    return kernel

@@ -38,7 +38,8 @@ class Mixture:
 
     def below(self, log_ms: Floats) -> Floats:
         """Return the probability that each item takes less than ``log_ms``, ``[n_items]``."""
-        return self.weights @ ndtr((log_ms - self.centres) / self.spreads)
+        share: Floats = self.weights @ ndtr((log_ms - self.centres) / self.spreads)
+        return share
 
     def median(self) -> Floats:
         """Return the median log milliseconds, ``[n_items]``."""
@@ -52,4 +53,5 @@ class Mixture:
             middle = 0.5 * (low + high)
             under = self.below(middle) < share
             low, high = np.where(under, middle, low), np.where(under, high, middle)
-        return 0.5 * (low + high)
+        found: Floats = 0.5 * (low + high)
+        return found

@@ -147,7 +147,8 @@ class KnownItems:
         difference = (theirs - theirs.mean(axis=1, keepdims=True)) - (log_ms - log_ms.mean())
         distance = (difference**2).mean(axis=1)
         nearest = np.sort(distance)[int(np.ceil(0.1 * len(distance)))]
-        return self.trust * np.exp(-(distance - distance.min()) / (2 * width * nearest))
+        weights: Floats = self.trust * np.exp(-(distance - distance.min()) / (2 * width * nearest))
+        return weights
 
     @staticmethod
     def _moments(shapes: Floats, weights: Floats) -> tuple[Floats, Floats, float]:

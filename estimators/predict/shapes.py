@@ -25,11 +25,13 @@ _PRODUCT = {
     "Attention": -1,
 }  # fmt: skip
 _QUANTIZE = frozenset({"QuantizeLinear"})
-_INTEGER_OUT = frozenset({"QuantizeLinear", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QGemm",
+_INTEGER_OUT = frozenset({"QuantizeLinear", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax",
+                          "QGemm",
                           "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearConcat"})  # fmt: skip
 _ON_SHAPES = frozenset({
     "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Add", "Sub", "Mul", "Div", "Cast", "Reshape", "Range", "Max",
-    "Min", "Equal", "Where", "ConstantOfShape", "Expand", "ReduceProd", "Mod", "Identity", "Less", "Greater", "GatherElements", "Tile",
+    "Min", "Equal", "Where", "ConstantOfShape", "Expand", "ReduceProd", "Mod", "Identity", "Less", "Greater",
+    "GatherElements", "Tile",
 })  # fmt: skip
 Shape = tuple[int, ...]
 Array = NDArray[np.generic]
@@ -112,7 +114,7 @@ def _settle(model: onnx.ModelProto) -> bool:
     for node in graph.node:
         if node.op_type == "Shape" and node.input[0] in known:
             first, last = (next((a.i for a in node.attribute if a.name == n), None) for n in ("start", "end"))
-            result = [np.array(known[node.input[0]][first:last], dtype=np.int64)]
+            result: list[Array] = [np.array(known[node.input[0]][first:last], dtype=np.int64)]
         elif node.op_type in _ON_SHAPES and any(i in values for i in node.input):
             if not all(i in values or not i for i in node.input):
                 continue
@@ -123,7 +125,7 @@ def _settle(model: onnx.ModelProto) -> bool:
                 result = [np.take_along_axis(values[node.input[0]], values[node.input[1]].astype(np.int64), axis)]
             else:
                 evaluator = ReferenceEvaluator(_alone(node, values, opsets))
-                result = evaluator.run(None, {i: values[i] for i in node.input if i})
+                result = [np.asarray(r) for r in evaluator.run(None, {i: values[i] for i in node.input if i})]
             if any(r.size > _LARGE for r in result):
                 continue
         else:

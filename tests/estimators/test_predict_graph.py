@@ -1,9 +1,12 @@
 """Graphs as they are executed: work, memory, and latency from a profile and a few measurements."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from onnx import TensorProto, checker, helper, numpy_helper, save
+
 from modeltailor.errors import ModelError
 from modeltailor.estimators import Estimate
 from modeltailor.estimators.predict.graph import read_graph
@@ -18,7 +21,6 @@ from modeltailor.estimators.predict.predict import (
 )
 from modeltailor.estimators.predict.work import graph_work
 from modeltailor.targets.profile import Figure, Profile
-from onnx import TensorProto, checker, helper, numpy_helper, save
 
 FLOAT, INT8 = TensorProto.FLOAT, TensorProto.UINT8
 
@@ -46,7 +48,7 @@ def weight(name, shape):
 def chain(path, widths, side=16, kernel=3, depthwise=False):
     """A chain of convolutions, each followed by a ReLU."""
     nodes, weights, last = [], [], "x"
-    for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
         group = a if depthwise else 1
         weights.append(weight(f"w{i}", (b, a // group, kernel, kernel)))
         pads = [kernel // 2] * 4
@@ -148,7 +150,7 @@ def test_what_is_not_known_is_said(tmp_path):
 def test_memory_of_a_chain_is_its_widest_neighbours(tmp_path):
     plan = plan_memory(read_graph(chain(tmp_path / "a.onnx", [4, 16, 8, 8])))
     sizes = [4 * w * 256 for w in (4, 16, 8, 8)]
-    assert plan.live_bytes == plan.arena_bytes == max(a + b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    assert plan.live_bytes == plan.arena_bytes == max(a + b for a, b in itertools.pairwise(sizes))
     assert plan.flash_bytes == 4 * 9 * (16 * 4 + 8 * 16 + 8 * 8)
     assert plan.busiest == "conv1"
 
