@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from modeltailor.errors import ConfigError
+from modeltailor.targets.strict_yaml import read_mapping
 
 __all__ = ["FORMATS", "Figure", "Profile", "list_profiles", "load_profile"]
 
@@ -98,39 +98,8 @@ class Profile(_Strict):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, and aliases."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
-        seen: dict[object, int] = {}
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if key in seen:
-                raise ConfigError(
-                    "CFG-03", "profile", f"key {key!r} given twice (lines {seen[key]}, {line})", "keep one"
-                )
-            seen[key] = line
-        return dict(super().construct_mapping(node, deep=deep))
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ConfigError("CFG-14", "profile", "aliases are not allowed in a profile", "write the value out")
-        return super().compose_node(parent, index)
-
-
 def _parse(text: str, where: str) -> Profile:
-    try:
-        data = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
-    except ConfigError as error:
-        raise ConfigError(error.code, where, error.what, error.next_step) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not valid YAML"
-        raise ConfigError("CFG-02", where, f"{problem}{place}", "mend the YAML") from error
-    if not isinstance(data, dict):
-        raise ConfigError("CFG-06", where, f"a profile is a mapping; got {type(data).__name__}", "see the shipped ones")
+    data = read_mapping(text, where)
     try:
         return Profile.model_validate(data)
     except ValidationError as error:

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from modeltailor.errors import ConfigError, shown
+from modeltailor.errors import ConfigError
 from modeltailor.quantity import parse_duration_s, parse_latency_ms, parse_size_bytes
 from modeltailor.search.plan import AXES, Axis, SamplerName, SearchPlan
 from modeltailor.targets import Budget
+from modeltailor.targets.strict_yaml import read_mapping
 from modeltailor.workloads import DataSpec, MetricSpec, ModelSpec, WorkloadSpec
 
 __all__ = ["Job", "load_job", "parse_job"]
@@ -138,49 +139,6 @@ class Job(_Part):
         )
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys and aliases."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        line = key_node.start_mark.line + 1
-        if key in seen:
-            raise ConfigError(
-                "CFG-03", f"line {line}", f"key '{key}' given twice (lines {seen[key]}, {line})", "keep one"
-            )
-        seen[key] = line
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _read_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        line = text.splitlines()[mark.line].strip() if mark and mark.line < len(text.splitlines()) else ""
-        raise ConfigError(
-            "CFG-02", place, f"not valid YAML: {error.problem} at '{shown(line, 80)}'", "mend that line"
-        ) from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError("CFG-02", where, f"not valid YAML: {error}", "mend the file") from error
-    if not isinstance(data, dict):
-        raise ConfigError("CFG-02", where, "must hold keys such as model, data, target", "run `modeltailor init`")
-    return data
-
-
 def _set(data: dict[str, Any], assignment: str) -> None:
     path, equals, text = assignment.partition("=")
     if not equals or not path:
@@ -273,7 +231,7 @@ def load_job(path: Path, assignments: tuple[str, ...] = ()) -> Job:
         raise ConfigError("CFG-01", path, "no such file", "run `modeltailor init` to write one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("CFG-01", path, f"cannot read ({error})", "check the file") from error
-    data = _read_yaml(text, path.name)
+    data = read_mapping(text, path.name)
     for assignment in assignments:
         _set(data, assignment)
     return parse_job(data, path.name)

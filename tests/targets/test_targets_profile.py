@@ -55,8 +55,8 @@ def test_user_profile_from_a_path_and_by_name_beside_the_job(tmp_path):
         (MINE.replace("origin: spec", "origin: guess"), "CFG-06", "origin"),
         (MINE + "reach: ssh\n", "CFG-06", "address"),
         (MINE + "bad: [\n", "CFG-02", "line"),
-        ("- a\n- b\n", "CFG-06", "mapping"),
-        ("a: &x 1\nb: *x\n", "CFG-14", "aliases"),
+        ("- a\n- b\n", "CFG-02", "must hold keys"),
+        ("a: &x 1\nb: *x\n", "CFG-02", "aliases"),
     ],
 )
 def test_wrong_profile_is_refused_with_the_reason(tmp_path, text, code, words):
