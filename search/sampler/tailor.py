@@ -250,11 +250,7 @@ class TailorSampler(BaseSampler):
         target = whole.copy()
         if self.goal.limits and number % 4 != 3:  # a share of the trials keeps the whole front in view
             target = np.minimum(whole, self._limits(history))
-        known = np.vstack([history.values, history.other_values])
-        if len(history.pending_choices):
-            expected = [b.predict(history.pending_structures, history.pending_choices)[0] for b in beliefs]
-            known = np.vstack([known, np.stack(expected, axis=1)])
-        boxes = cut_boxes(known, target)
+        boxes = cut_boxes(self._believed(history, beliefs), target)
         tried = set(history.structures.tolist()) | set(history.pending_structures.tolist())
         best: tuple[float, int, Indices] | None = None
         for t in self._arms(history, tried, beliefs, boxes, rng):
@@ -264,6 +260,18 @@ class TailorSampler(BaseSampler):
         if best is None:
             return self._fallback(history, rng)
         return best[1], best[2]
+
+    def _believed(self, history: _History, beliefs: list[Belief]) -> Floats:
+        """Where the trials are believed to lie: a lucky measurement must not stand in the way of what is better.
+
+        Running trials stand where they are expected.
+        """
+        structures = np.concatenate([history.structures, history.pending_structures])
+        if not len(structures):
+            return history.other_values
+        choices = np.vstack([history.choices, history.pending_choices])
+        smoothed = np.stack([b.predict(structures, choices)[0] for b in beliefs], axis=1)
+        return np.vstack([smoothed, history.other_values])
 
     def _open(self, history: _History, tried: set[int]) -> list[int]:
         """Structures that may be proposed: not those that only failed, nor those there is no time to train."""
