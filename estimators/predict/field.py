@@ -110,12 +110,12 @@ class LatencyField:
         centres, spreads, scores = [], [], []
         for h in self.hypotheses:
             shape = self.shapes[h.shape]
-            centre = self.level_log_ms + shape[targets]
-            variance = self.level_sd**2 + sum(w * d for w, d in zip(h.weights, diagonal, strict=True))
+            centre: Floats = self.level_log_ms + shape[targets]
+            variance: Floats = self.level_sd**2 + sum(w * d for w, d in zip(h.weights, diagonal, strict=True))
             score = float(np.log(h.prior))
             if len(measured):
                 gram = self.level_sd**2 + sum(w * m for w, m in zip(h.weights, inside, strict=True))
-                inverse: Floats = np.linalg.inv(gram + h.noise**2 * np.eye(len(measured)))
+                inverse = np.asarray(np.linalg.inv(gram + h.noise**2 * np.eye(len(measured))), dtype=np.float64)
                 residual = log_ms - self.level_log_ms - shape[measured]
                 cross = self.level_sd**2 + sum(w * m for w, m in zip(h.weights, across, strict=True))
                 gain = cross @ inverse
