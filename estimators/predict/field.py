@@ -111,7 +111,9 @@ class LatencyField:
         for h in self.hypotheses:
             shape = self.shapes[h.shape]
             centre: Floats = self.level_log_ms + shape[targets]
-            variance: Floats = self.level_sd**2 + sum(w * d for w, d in zip(h.weights, diagonal, strict=True))
+            variance: Floats = np.full(len(targets), self.level_sd**2)
+            for weight, part in zip(h.weights, diagonal, strict=True):
+                variance += weight * part
             score = float(np.log(h.prior))
             if len(measured):
                 gram = self.level_sd**2 + sum(w * m for w, m in zip(h.weights, inside, strict=True))
