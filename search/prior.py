@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from modeltailor.compress import Format, Site
 from modeltailor.search.options import FormatChoice
+from modeltailor.search.plan import SamplerName
 from modeltailor.search.records import TrialRecord
-from modeltailor.search.sampler import CostTable, Decision, OptionCost, SearchSpace, SiteCosts, StructureCost
+from modeltailor.search.sampler import (
+    CostTable,
+    Decision,
+    OptionCost,
+    SearchSpace,
+    SiteCosts,
+    StructureCost,
+    encoding_for,
+)
 from modeltailor.search.stages import ORIGINAL, SiteFacts
 from modeltailor.search.structures import Arm
 
@@ -23,10 +32,14 @@ def _guess(site: Site, form: Format) -> tuple[int, float]:
     return site.weight_elements * form.weight_bits // 8, loss
 
 
-def build_space(choice: FormatChoice, arms: Sequence[Arm]) -> SearchSpace:
+def build_space(choice: FormatChoice, arms: Sequence[Arm], sampler: SamplerName) -> SearchSpace:
     """Return the joint space of formats and structures."""
     decisions = tuple(Decision(name=site, options=options) for site, options in choice.options)
-    return SearchSpace(decisions=decisions, structures=(ORIGINAL, *(a.label for a in arms)))
+    return SearchSpace(
+        decisions=decisions,
+        structures=(ORIGINAL, *(a.label for a in arms)),
+        encoding=encoding_for(sampler, len(decisions)),
+    )
 
 
 def build_costs(

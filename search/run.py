@@ -302,7 +302,7 @@ class _Run:
             facts, axes=self.plan.axes, time_s=self.plan.time_s, cores=os.cpu_count() or 1, seed=self.plan.seed
         )
         self._note(choice, facts, arms, probed)
-        space = build_space(choice, arms)
+        space = build_space(choice, arms, self.plan.sampler)
         uniform = next((t for t in baselines if t.label == choice.uniform), None)
         self._say("finding out what each format costs at each site")
         costs = self._site_costs(choice, space)
@@ -329,16 +329,13 @@ class _Run:
         if self.plan.sampler != "tailor":
             return make_sampler(self.plan.sampler, seed=self.plan.seed)
         assert fp32.latency_ms is not None
-        budget = self.request.budget
-        limits = {
-            "accuracy": None if budget.max_drop is None else budget.max_drop / 100.0,
-            "latency": None if budget.latency_ms is None else budget.latency_ms / fp32.latency_ms.value,
-            "size": budget.size_bytes,
-            "memory": budget.memory_bytes,
-        }
-        goal = Goal(
-            objectives=self.objectives,
-            limits=tuple((o, float(v)) for o in self.objectives if (v := limits[o]) is not None and v > 0),
+        assert fp32.accuracy is not None
+        goal = Goal.of(
+            self.objectives,
+            self.request.budget,
+            latency_ms=fp32.latency_ms.value,
+            metric=fp32.accuracy.value,
+            minimize=self.metric.minimize,
             evaluation_s=_TRIAL_S,
         )
         return TailorSampler(

@@ -91,7 +91,7 @@ class PreparedFacts:
         split_digests: content key by split.
         notes: what was cut, allowed or left out; for the report.
         groups: channel groups that can be pruned; empty without a PyTorch model.
-        blocks: blocks that can be taken out.
+        blocks: blocks that can be taken out, the cheapest to lose first.
         has_student: whether the user gave a factory for students.
         macs: multiply-accumulate operations of one inference; 0 where unknown.
     """
@@ -330,7 +330,7 @@ def _weights_digest(path: Path) -> str:
 def _structure_facts(
     context: _Context,
 ) -> tuple[tuple[GroupFacts, ...], tuple[str, ...], int, tuple[str, ...]]:
-    from modeltailor.compress.structure import channel_groups, removable_blocks
+    from modeltailor.compress.structure import TrainingData, channel_groups, removal_order
     from modeltailor.compress.structure.cost import layer_costs
 
     assert context.module is not None
@@ -338,7 +338,7 @@ def _structure_facts(
     macs = sum(c.macs for c in layer_costs(context.module, example))
     try:
         found = channel_groups(context.module, example)
-        blocks = removable_blocks(context.module, example)
+        blocks = removal_order(context.module, example, TrainingData(inputs=_calibration(context)))
     except CandidateError as error:
         return (), (), macs, (f"structures cannot be changed: {error.what}",)
     groups = tuple(
@@ -425,7 +425,8 @@ def _composer(spec: WorkloadSpec, work: Path, cache: Path | None, structure_key:
         source = work / f"{structure_key}.onnx"
         if not source.exists():
             raise CandidateError("EXPORT", structure_key, "its exported network is gone", "")
-        found = Composer(source, _calibration(context), cache_dir=work / "parts", seed=seed)
+        names = {} if context.module is None else {f"{n}.weight": n for n, _ in context.module.named_modules() if n}
+        found = Composer(source, _calibration(context), cache_dir=work / "parts", seed=seed, site_names=names)
         context.composers[structure_key] = found
     return found
 

@@ -16,11 +16,11 @@ from modeltailor.search.stages import GroupFacts, PreparedFacts
 __all__ = ["Arm", "propose_structures"]
 
 # Multiply-accumulates of training that a desktop core does in a second; only a plan, the deadline is what holds.
-_NOMINAL_MACS_PER_S = 2.0e10
+_NOMINAL_MACS_PER_S = 4.0e10
 _TRAINING_SHARE = 0.45
 _FORWARD_AND_BACKWARD = 3.0
 _EPOCHS = (0.5, 12.0)
-_WORTHWHILE_EPOCHS = 3.0
+_WORTHWHILE_EPOCHS = 6.0
 """Fewer passes than that and a student learns too little to say what its structure is worth."""
 
 
@@ -103,7 +103,7 @@ def _shallow(facts: PreparedFacts) -> list[_Shape]:
     found: list[_Shape] = []
     n = len(facts.blocks)
     for share in (0.3, 0.45, 0.6):
-        taken = _spread(facts.blocks, max(1, round(share * n))) if n else ()
+        taken = tuple(sorted(facts.blocks[: max(1, round(share * n))]))
         if taken and all(taken != s.removed for _, _, _, s in found):
             work = 1.0 - len(taken) / (n + 2)
             found.append((f"{len(taken)} of {n} blocks removed", "student", work, Structure(removed=taken)))
@@ -112,19 +112,6 @@ def _shallow(facts: PreparedFacts) -> list[_Shape]:
             shape = Structure(width=width, depth=depth)
             found.append((f"student width {width:g} depth {depth:g}", "student", width * width * depth, shape))
     return found
-
-
-def _spread(blocks: Sequence[str], count: int) -> tuple[str, ...]:
-    """Take ``count`` blocks from the back of the network first, at most one more from each stage than from another."""
-    stages: dict[str, list[str]] = {}
-    for name in blocks:
-        stages.setdefault(name.rpartition(".")[0], []).append(name)
-    queues = [list(reversed(names)) for names in reversed(list(stages.values()))]
-    taken: list[str] = []
-    while len(taken) < count and any(queues):
-        queue = max(queues, key=len)
-        taken.append(queue.pop(0))
-    return tuple(sorted(taken))
 
 
 def _interleave(a: list[_Shape], b: list[_Shape]) -> list[_Shape]:

@@ -27,9 +27,9 @@ def figures(key: str, loss: float, speed: float, size: int, *, half: float = 0.0
     )  # fmt: skip
 
 
-points = st.lists(
-    st.tuples(st.integers(0, 6), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25
-).map(lambda rows: [figures(str(i), a / 100, float(b), c) for i, (a, b, c) in enumerate(rows)])
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=25).map(
+    lambda rows: [figures(str(i), a / 100, float(b), c) for i, (a, b, c) in enumerate(rows)]
+)
 
 
 def cost(m: Figures) -> tuple[float, float, int]:
@@ -97,7 +97,9 @@ def test_the_nearest_model_misses_least() -> None:
     assert found.key == "b"
 
 
-@pytest.mark.parametrize("bad", [{"latency_ms": 0.0}, {"size_bytes": -1}, {"max_drop": float("nan")}, {"memory_bytes": float("inf")}])
+@pytest.mark.parametrize(
+    "bad", [{"latency_ms": 0.0}, {"size_bytes": -1}, {"max_drop": float("nan")}, {"memory_bytes": float("inf")}]
+)
 def test_impossible_budgets_cannot_be_made(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         Budget(**bad)  # type: ignore[arg-type]

@@ -11,15 +11,25 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 BUDGET = Budget(max_drop=1.0, latency_ms=1.0)
 
 
-def record(number: int, *, loss: float = 0.0, speed: float = 2.0, size: int = 100, ok: bool = True, key: str = "") -> TrialRecord:
+def record(
+    number: int, *, loss: float = 0.0, speed: float = 2.0, size: int = 100, ok: bool = True, key: str = ""
+) -> TrialRecord:
     if not ok:
-        return TrialRecord(number=number, key=key or f"k{number}", role="search", recipe={}, outcome="TIMEOUT", stage="build")
+        return TrialRecord(
+            number=number, key=key or f"k{number}", role="search", recipe={}, outcome="TIMEOUT", stage="build"
+        )
 
     def interval(v: float) -> IntervalRecord:
         return IntervalRecord(value=v, low=v, high=v, evidence="measured-here")
 
     accuracy = AccuracyRecord(
-        value=0.9 - loss, low=0.9 - loss, high=0.9 - loss, difference=-loss, difference_low=-loss, difference_high=-loss, n_samples=9
+        value=0.9 - loss,
+        low=0.9 - loss,
+        high=0.9 - loss,
+        difference=-loss,
+        difference_low=-loss,
+        difference_high=-loss,
+        n_samples=9,
     )
     return TrialRecord(
         number=number, key=key or f"k{number}", role="search", recipe={}, sha256="0" * 64, size_bytes=size,

@@ -127,7 +127,9 @@ def broken(tmp_path: Path, kind: str) -> DataSpec:
         ("too few", DataError, "too few"),
     ],
 )
-def test_data_that_cannot_be_used_is_refused(tmp_path: Path, kind: str, error: type[ModelTailorError], words: str) -> None:
+def test_data_that_cannot_be_used_is_refused(
+    tmp_path: Path, kind: str, error: type[ModelTailorError], words: str
+) -> None:
     with pytest.raises(error) as caught:
         load_splits(broken(tmp_path, kind), tmp_path)
     assert words in caught.value.line()

@@ -26,7 +26,9 @@ def test_top5_is_at_least_accuracy_and_one_for_five_classes() -> None:
 def test_f1_equals_scikit_learn() -> None:
     from sklearn.metrics import f1_score
 
-    assert BUILT_IN["f1"].evaluate(LOGITS, LABELS) == pytest.approx(f1_score(LABELS, LOGITS["out"].argmax(1), average="macro"))
+    assert BUILT_IN["f1"].evaluate(LOGITS, LABELS) == pytest.approx(
+        f1_score(LABELS, LOGITS["out"].argmax(1), average="macro")
+    )
 
 
 def test_cross_entropy_equals_scikit_learn() -> None:
