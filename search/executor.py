@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,7 @@ class LocalExecutor:
         self.memory = memory
         self.facts: stages.PreparedFacts | None = None
         self.channel_multiple = 8
+        self._screened: dict[str, TrialRecord] = {}
         self._builder = Child(memory_bytes=plan.memory_limit_bytes, threads=cores, name="build")
         self._scorer = Child(memory_bytes=plan.memory_limit_bytes, threads=cores, name="score")
         self._realized: dict[str, stages.RealizedFacts] = {}
@@ -238,9 +239,17 @@ class LocalExecutor:
             )
             if task.role == "fp32":
                 self._baseline = path
-            measured = timed(
-                "latency", lambda: screen(self.device, (self.baseline, path), self.inputs(), memory=self.memory)
-            )
+            shared = None if self.memory else self._screened.get(scored.graph)
+            if shared is None:
+                screened = timed(
+                    "latency", lambda: screen(self.device, (self.baseline, path), self.inputs(), memory=self.memory)
+                )
+                latency, speedup = interval_record(screened.latency_ms), interval_record(screened.speedup)
+                load_ms, peak = screened.load_ms, screened.peak_memory_bytes
+            else:
+                assert shared.latency_ms is not None
+                assert shared.speedup is not None
+                latency, speedup, load_ms, peak = shared.latency_ms, shared.speedup, None, None
         except CandidateError as error:
             return TrialRecord.model_validate(
                 {**base, "outcome": error.code, "stage": stage, "error": error.line(), "seconds": seconds}
@@ -252,18 +261,28 @@ class LocalExecutor:
             return TrialRecord.model_validate(
                 {**base, "outcome": "EVAL", "stage": stage, "error": error.line(), "seconds": seconds}
             )
-        return TrialRecord(
+        record = TrialRecord(
             **base,  # type: ignore[arg-type]
             sha256=sha256,
             size_bytes=len(built.data),
-            latency_ms=interval_record(measured.latency_ms),
-            speedup=interval_record(measured.speedup),
+            latency_ms=latency,
+            speedup=speedup,
             accuracy=accuracy_record(scored.accuracy),
-            load_ms=measured.load_ms,
-            peak_memory_bytes=measured.peak_memory_bytes,
+            load_ms=load_ms,
+            peak_memory_bytes=peak,
             sites=self._site_records(structure_key, built.sites, dict(scored.kernels)),
+            graph=scored.graph,
+            timed_as=None if shared is None else shared.number,
             seconds=seconds,
         )
+        self.remember((record,))
+        return record
+
+    def remember(self, records: Iterable[TrialRecord]) -> None:
+        """Take over screenings that are known already, so that no graph is timed twice."""
+        for record in records:
+            if record.is_measured and record.graph and record.timed_as is None:
+                self._screened.setdefault(record.graph, record)
 
     @property
     def baseline(self) -> Path:

@@ -67,7 +67,12 @@ class SiteRecord(_Record):
 
 
 class TrialRecord(_Record):
-    """One finished trial: measured, or failed with the stage and the reason."""
+    """One finished trial: measured, or failed with the stage and the reason.
+
+    ``graph`` is a key of the graph that the runtime executes, without the values of its weights. Trials of one graph run
+    the same kernels on the same shapes; ``timed_as`` names the trial whose screening they share. Finalists are all
+    measured again, each by itself.
+    """
 
     number: int
     key: str
@@ -85,6 +90,8 @@ class TrialRecord(_Record):
     load_ms: FiniteFloat | None = None
     peak_memory_bytes: int | None = None
     sites: tuple[SiteRecord, ...] = ()
+    graph: str = ""
+    timed_as: int | None = None
     seconds: dict[str, FiniteFloat] = Field(default_factory=dict)
     finished_at_s: FiniteFloat = 0.0
 

@@ -184,6 +184,7 @@ class _Run:
         self._say("loading model and data")
         facts = self._prepare()
         again = self.ledger.recover()
+        self.executor.remember(self.ledger.records())
         if again:
             self.folder.event("recovered", trials=again)
         self._phase = "baselines"
@@ -585,7 +586,11 @@ class _Run:
             splits={name: {"samples": n, "digest": digests.get(name, "")} for name, n in sizes.items()},
             axes=tuple(self.plan.axes),
             notes=facts.notes,
-            environment=_environment(),
+            environment={
+                **_environment(),
+                "processor": str(device["processor"]),
+                "threads": str(device["options"]["intra_op_threads"]),
+            },
             seed=self.plan.seed,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from modeltailor.canonical import content_key
 from modeltailor.compress import Format, Settings, Site, SiteReport, Structure
 from modeltailor.errors import CandidateError, ConfigError, DataError, ModelError
 from modeltailor.estimators.accuracy import Accuracy, judge, run_split
@@ -37,6 +38,7 @@ from modeltailor.workloads import (
 
 if TYPE_CHECKING:
     import torch
+    from onnx import ModelProto, TensorProto
 
     from modeltailor.compress.formats import Composer
 
@@ -48,6 +50,7 @@ __all__ = [
     "ScoredModel",
     "SiteFacts",
     "compose",
+    "graph_key",
     "prepare",
     "realize_structure",
     "score",
@@ -58,6 +61,7 @@ __all__ = [
 ORIGINAL = "original"
 _BATCH = 64
 _SENSITIVITY_SAMPLES = 128
+_SHAPE_LIKE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +145,11 @@ class BuiltModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredModel:
-    """What running a built file over a split showed."""
+    """What running a built file over a split showed; ``graph`` is the key of the executed graph, see :func:`graph_key`."""
 
     accuracy: Accuracy
     kernels: tuple[tuple[str, str], ...]
+    graph: str
     seconds: float
 
 
@@ -566,15 +571,48 @@ def score(
             reference = {k: archive[k] for k in archive.files}
         outputs = dict(zip(reference, outputs.values(), strict=True))
     accuracy = judge(metric, outputs, np.asarray(split.targets), reference)
-    return ScoredModel(
-        accuracy=accuracy, kernels=_kernels(model, options, known_sites), seconds=time.monotonic() - started
-    )
+    kernels, graph = _executed(model, options, known_sites)
+    return ScoredModel(accuracy=accuracy, kernels=kernels, graph=graph, seconds=time.monotonic() - started)
 
 
-def _kernels(model: Path, options: RuntimeOptions, known_sites: tuple[Site, ...]) -> tuple[tuple[str, str], ...]:
+def _executed(
+    model: Path, options: RuntimeOptions, known_sites: tuple[Site, ...]
+) -> tuple[tuple[tuple[str, str], ...], str]:
     from modeltailor.compress.formats import executed_kernels
     from modeltailor.targets.session import optimized_model
 
     if not known_sites:
-        return ()
-    return tuple(sorted(executed_kernels(optimized_model(model, options), known_sites).items()))
+        return (), ""
+    optimized = optimized_model(model, options)
+    return tuple(sorted(executed_kernels(optimized, known_sites).items())), graph_key(optimized)
+
+
+def graph_key(optimized: ModelProto) -> str:
+    """Return a key of what an optimized graph executes: operators, attributes, wiring, types and shapes of its constants.
+
+    The values of the weights do not enter: integer and float kernels take the same time whatever they multiply.
+
+    Args:
+        optimized: as the runtime wrote it after its optimizations.
+    """
+    numbers: dict[str, int] = {"": -1}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    rows: list[object] = [[number(i.name), i.type.SerializeToString().hex()] for i in optimized.graph.input]
+    constants = {t.name: _constant_key(t) for t in optimized.graph.initializer}
+    for node in optimized.graph.node:
+        inputs = [constants.get(name) or number(name) for name in node.input]
+        attributes = sorted(a.SerializeToString(deterministic=True).hex() for a in node.attribute)
+        rows.append([node.domain, node.op_type, inputs, [number(name) for name in node.output], attributes])
+    return content_key(rows)
+
+
+def _constant_key(tensor: TensorProto) -> list[object]:
+    """Type and shape; with the values where a constant is itself a shape, an axis or an index."""
+    from onnx import TensorProto as Types
+    from onnx import numpy_helper
+
+    few = int(np.prod(tensor.dims)) <= _SHAPE_LIKE and tensor.data_type in (Types.INT64, Types.BOOL)
+    return [tensor.data_type, list(tensor.dims), numpy_helper.to_array(tensor).ravel().tolist() if few else None]

@@ -78,6 +78,19 @@ def test_quantized_sites_run_on_integer_kernels(run: modeltailor.Run) -> None:
     assert {s.executed_kernel for s in sites} == {"QLinearConv"}
 
 
+def test_a_graph_is_screened_once_and_the_trial_says_whose_time_it_shares(run: modeltailor.Run) -> None:
+    by_number = {t.number: t for t in run.history.trials}
+    sharing = [t for t in run.history.trials if t.timed_as is not None]
+    assert sharing
+    for trial in sharing:
+        assert trial.timed_as is not None
+        timed = by_number[trial.timed_as]
+        assert (timed.graph, timed.speedup, timed.timed_as) == (trial.graph, trial.speedup, None)
+        assert "latency" not in trial.seconds
+    finals = [f.latency_ms for f in run.history.finals]
+    assert len({f.value for f in finals}) == len(finals)
+
+
 def test_best_is_the_file_and_keeps_the_budget(run: modeltailor.Run) -> None:
     assert run.best is not None
     assert modeltailor.load_run(run.folder).summary.best == run.summary.best
