@@ -452,7 +452,7 @@ class _Run:
         if apart:
             self._add_notes(
                 f"the original scores {search.value:.4f} on search and {test.value:.4f} on test: it has probably seen the "
-                "search samples in training, so losses on search look smaller than they are"
+                "search samples in training, so what retrained models lose on search says less than what they lose on test"
             )
 
     def _after(self, record: TrialRecord) -> None:
