@@ -19,7 +19,7 @@ from modeltailor.targets import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MODELTAILOR_DATA", ROOT.parent / "shared" / "data"))
-WORK = {"prepare", "structure", "build", "score", "latency", "sensitivity", "finals"}
+WORK = {"prepare", "probe", "structure", "build", "score", "latency", "sensitivity", "finals"}
 
 
 def digits(folder: Path, seconds: float) -> dict[str, Any]:
