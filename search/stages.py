@@ -62,6 +62,7 @@ ORIGINAL = "original"
 _BATCH = 64
 _SENSITIVITY_SAMPLES = 128
 _SHAPE_LIKE = 64
+_BELOW_MEASURED = 16.0  # what few bits ruin grows faster than rounding noise: not to be tried on a guess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -505,7 +506,8 @@ def _between(known: Mapping[int, float], bits: int) -> float:
     if not lossy:
         return 4.0 ** (2 - bits) if bits < 16 else 0.0
     nearest = min(lossy, key=lambda b: abs(b - bits))
-    return lossy[nearest] * 4.0 ** (nearest - bits)
+    growth = _BELOW_MEASURED if bits < min(lossy) else 4.0
+    return lossy[nearest] * growth ** (nearest - bits)
 
 
 def _site(composer: Composer, name: str) -> Site:
