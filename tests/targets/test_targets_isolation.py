@@ -184,6 +184,8 @@ def test_close_leaves_nothing(child, tmp_path):
 
 
 COORDINATOR = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits it ignored
 import sys
 sys.path.insert(0, sys.argv[1])
 from modeltailor.targets.isolation import Child
@@ -206,7 +208,7 @@ def test_nothing_outlives_the_coordinator(child, tmp_path, number):
     while not (path.exists() and path.stat().st_size):
         time.sleep(0.02)
     popen.send_signal(number)
-    _, errors = popen.communicate(timeout=10)
+    _, errors = popen.communicate(timeout=60)
     assert gone(worker)
     assert gone(int(path.read_text()))
     if number == signal.SIGINT:
