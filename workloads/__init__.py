@@ -1,6 +1,6 @@
 """What is being tailored, and what is it worth?"""
 
-from modeltailor.workloads.code import code_fingerprint, load_callable, looks_like_code
+from modeltailor.workloads.code import load_callable, looks_like_code
 from modeltailor.workloads.data import Split, Splits, load_splits, open_split, open_splits, store_splits
 from modeltailor.workloads.metric import BUILT_IN, Metric, MetricSpec, Outputs
 from modeltailor.workloads.model import ModelKind, check_onnx_file, load_module, model_kind
@@ -21,7 +21,6 @@ __all__ = [
     "WorkloadSpec",
     "bind_inputs",
     "check_onnx_file",
-    "code_fingerprint",
     "load_callable",
     "load_module",
     "load_splits",

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from modeltailor.errors import ConfigError, DataError, ModelError, shown
 
-__all__ = ["code_fingerprint", "load_callable", "looks_like_code"]
+__all__ = ["load_callable", "looks_like_code"]
+
+
+def looks_like_code(text: str) -> bool:
+    """Whether ``text`` names a function (``something:name``) rather than a file."""
+    place, colon, name = text.rpartition(":")
+    return bool(colon) and name.isidentifier() and len(place) > 1
 
 
 def looks_like_code(text: str) -> bool:
