@@ -20,19 +20,6 @@ def looks_like_code(text: str) -> bool:
     return bool(colon) and name.isidentifier() and len(place) > 1
 
 
-def looks_like_code(text: str) -> bool:
-    """Whether ``text`` names a function (``something:name``) rather than a file."""
-    place, colon, name = text.rpartition(":")
-    return bool(colon) and name.isidentifier() and len(place) > 1
-
-
-def code_fingerprint(text: str, root: Path) -> str:
-    """Return the SHA-256 of the file that ``text`` names, or of the text for an installed module."""
-    place = text.rpartition(":")[0]
-    path = root / place
-    return hashlib.sha256(path.read_bytes() if path.is_file() else text.encode()).hexdigest()
-
-
 def load_callable(text: str, root: Path, where: str) -> Callable[..., object]:
     """Import the function that ``text`` names.
 
