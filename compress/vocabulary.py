@@ -11,26 +11,32 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from modeltailor.canonical import content_key, plain
+from modeltailor.compress.structures import Structure
+from modeltailor.compress.training import Training
 from modeltailor.errors import ConfigError
 
 __all__ = [
     "Artifact",
     "Format",
     "Recipe",
+    "Rounding",
     "Scheme",
     "Settings",
     "Site",
     "SiteKind",
     "SiteReport",
+    "Smoothing",
     "Structure",
     "Training",
     "recipe_from_plain",
 ]
 
 Scheme = Literal["float", "static", "dynamic", "weight-only", "block", "codebook"]
+Rounding = Literal["nearest", "gptq", "adaround"]
+Smoothing = Literal["none", "smoothquant", "awq"]
 SiteKind = Literal["conv", "depthwise", "conv-transpose", "matmul", "gemm", "embedding", "recurrent", "other"]
 
 
@@ -45,6 +51,7 @@ class Site:
         weight_elements: product of ``weight_shape``.
         macs: multiply-accumulate operations of one inference at batch 1; 0 where unknown.
         position: index in the order of execution, from 0.
+        channels: output channels (units, columns of an embedding's rows); 0 where the layer has no such axis.
     """
 
     name: str
@@ -53,6 +60,7 @@ class Site:
     weight_elements: int
     macs: int
     position: int
+    channels: int = 0
 
 
 _FORMAT = re.compile(
@@ -147,111 +155,33 @@ class Settings:
     Attributes:
         activation_signed: int8 activations instead of uint8; which one is fast depends on the device.
         activation_symmetric: zero point in the middle of the range.
+        reduce_range: 8-bit weights that meet unsigned activations in an integer kernel take 7 of their bits, so that two
+            products fit 16 bits. x86 processors without VNNI add pairs of products in 16 bits and saturate: with all 8
+            bits such a file computes something else there. Signed activations need no room.
         per_channel: one weight scale an output channel instead of one a tensor.
         range_method: how activation ranges come from calibration data.
-        rounding: to the nearest grid point, or with error compensation (GPTQ, Frantar et al. 2022).
+        rounding: to the nearest grid point, with error compensation (GPTQ, Frantar et al. 2022), or learned for each
+            weight (AdaRound, Nagel et al. 2020).
         bias_correction: move each bias by the mean output error (Nagel et al. 2019).
         equalize: cross-layer equalization before quantization (Nagel et al. 2019).
+        smoothing: move outlying input channels of matrix products into their weights, by a factor that the operator in
+            front takes up (SmoothQuant, Xiao et al. 2022, for 8-bit activations; AWQ, Lin et al. 2023, for few weight
+            bits).
+        block_symmetric: block-wise weights have no zero point of their own.
+        block_accuracy: ``accuracy_level`` of ``MatMulNBits``: 4 computes in int8, 1 in float32.
     """
 
     activation_signed: bool = False
     activation_symmetric: bool = False
+    reduce_range: bool = True
     per_channel: bool = True
     range_method: Literal["minmax", "percentile", "entropy", "mse"] = "mse"
-    rounding: Literal["nearest", "gptq"] = "gptq"
+    rounding: Rounding = "gptq"
     bias_correction: bool = True
     equalize: bool = False
-
-
-_TRAINING_LIMITS: Final = (
-    ("epochs", 0.0, 1e6), ("temperature", 1e-3, 1e3), ("hard_label_weight", 0.0, 1.0), ("learning_rate", 0.0, 1e3),
-    ("batch_size", 1, 1 << 20), ("mixup", 0.0, 1.0), ("ema", 0.0, 0.999999), ("weight_decay", 0.0, 1.0),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """How a changed structure learns again: distillation from the original (Hinton et al. 2015).
-
-    Attributes:
-        epochs: passes over the ``train`` split; may be a fraction.
-        temperature: softens teacher and student logits.
-        hard_label_weight: share of the cross-entropy with the true labels, 0..1; needs labels if above 0.
-        learning_rate: peak of the one-cycle schedule; ``None``: 0.05 for SGD, 0.001 for AdamW.
-        batch_size: samples a step.
-        seed: of shuffling and augmentation.
-        augment: random crops where the input is one image of at least 16 pixels a side, mirrored too where it has three
-            channels; other inputs stay as they are. The teacher sees the same images.
-        mixup: largest share of another image blended in, 0 (off) to 1; the teacher alone then teaches.
-        ema: decay of the running average of the weights that is handed back; 0 hands back the last weights.
-        weight_decay: of matrices and kernels; never of biases and normalisation.
-        optimizer: SGD with Nesterov momentum 0.9, or AdamW; ``auto``: SGD where there are batch normalisations.
-        precision: ``auto`` computes convolutions in bfloat16 where the processor has instructions for it.
-    """
-
-    epochs: float = 2.0
-    temperature: float = 4.0
-    hard_label_weight: float = 0.3
-    learning_rate: float | None = None
-    batch_size: int = 128
-    seed: int = 0
-    augment: bool = True
-    mixup: float = 0.0
-    ema: float = 0.99
-    weight_decay: float = 1e-4
-    optimizer: Literal["auto", "sgd", "adamw"] = "auto"
-    precision: Literal["auto", "float32"] = "auto"
-
-    def __post_init__(self) -> None:
-        for name, low, high in _TRAINING_LIMITS:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError("CFG-07", f"training.{name}", f"must lie in {low}..{high}; got {value}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Structure:
-    """What of the network is kept, before any format is decided. The default is the original network, untouched.
-
-    Attributes:
-        keep: kept share (0..1] of each channel group, by group name; groups that are not named stay whole.
-        removed: names of residual or transformer blocks that are taken out.
-        width: width multiplier of a student from the user's factory; 1.0 with ``depth`` 1.0 means: no such student.
-        depth: depth multiplier of such a student.
-        score: how channels are ranked.
-        training: how the rest learns; ``None`` leaves inherited weights as they are.
-    """
-
-    keep: tuple[tuple[str, float], ...] = ()
-    removed: tuple[str, ...] = ()
-    width: float = 1.0
-    depth: float = 1.0
-    score: Literal["magnitude", "bn-scale", "taylor"] = "magnitude"
-    training: Training | None = None
-
-    def __post_init__(self) -> None:
-        for group, share in self.keep:
-            if not 0.0 < share <= 1.0:
-                raise ConfigError("CFG-08", group, f"a keep ratio must lie in (0, 1]; got {share}", "choose e.g. 0.75")
-        object.__setattr__(self, "keep", tuple(sorted((g, float(s)) for g, s in self.keep if s != 1.0)))
-        object.__setattr__(self, "removed", tuple(sorted(self.removed)))
-
-    @property
-    def is_original(self) -> bool:
-        """Whether nothing is changed."""
-        return not self.keep and not self.removed and self.width == 1.0 and self.depth == 1.0
-
-    @property
-    def axis(self) -> Literal["none", "sparsity", "student"]:
-        """Which axis of the search changed it: channels (``sparsity``), or depth and students (``student``)."""
-        if self.is_original:
-            return "none"
-        return "student" if self.removed or self.width != 1.0 or self.depth != 1.0 else "sparsity"
-
-    @property
-    def key(self) -> str:
-        """Content key of 16 hex digits."""
-        return content_key(self)
+    smoothing: Smoothing = "none"
+    block_symmetric: bool = True
+    block_accuracy: Literal[1, 4] = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,12 +191,15 @@ class Recipe:
     Attributes:
         structure: what of the network is kept.
         formats: format of each site by name; a site that is not named stays ``fp32``.
-        settings: how quantized numbers are chosen.
+        settings: how quantized numbers are chosen; the usual ones where no site is quantized.
+        recovery: how the network learns again with the rounding of ``formats`` in its forward pass; ``None``: formats
+            are applied to the weights as they are.
     """
 
     structure: Structure = field(default_factory=Structure)
     formats: tuple[tuple[str, Format], ...] = ()
     settings: Settings = field(default_factory=Settings)
+    recovery: Training | None = None
 
     def __post_init__(self) -> None:
         named = dict(self.formats)
@@ -274,6 +207,8 @@ class Recipe:
             raise ConfigError("CFG-08", "recipe", "a site is named twice", "name each site once")
         kept = tuple(sorted((s, f) for s, f in named.items() if f.scheme != "float" or f.weight_bits != 32))
         object.__setattr__(self, "formats", kept)
+        if not kept:  # nothing is quantized, so nothing is said about how
+            object.__setattr__(self, "settings", Settings())
 
     @property
     def format_of(self) -> Mapping[str, Format]:
@@ -291,6 +226,7 @@ class Recipe:
             "structure": plain(self.structure),
             "formats": {site: fmt.name for site, fmt in self.formats},
             "settings": plain(self.settings),
+            "recovery": None if self.recovery is None else plain(self.recovery),
         }
 
 
@@ -302,13 +238,16 @@ def recipe_from_plain(data: Mapping[str, object]) -> Recipe:
     """
     try:
         structure = dict(data["structure"])  # type: ignore[call-overload]
-        structure["keep"] = tuple((g, s) for g, s in structure["keep"])
+        for name in ("keep", "ranks", "sparsity"):
+            structure[name] = tuple((g, s) for g, s in structure.get(name, ()))
         structure["removed"] = tuple(structure["removed"])
         if structure["training"] is not None:
             structure["training"] = Training(**structure["training"])
         formats = tuple((s, Format.parse(f)) for s, f in dict(data["formats"]).items())  # type: ignore[call-overload]
         settings = Settings(**dict(data["settings"]))  # type: ignore[call-overload]
-        return Recipe(structure=Structure(**structure), formats=formats, settings=settings)
+        taught = data.get("recovery")
+        recovery = None if taught is None else Training(**dict(taught))  # type: ignore[call-overload]
+        return Recipe(structure=Structure(**structure), formats=formats, settings=settings, recovery=recovery)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError("CFG-08", "recipe", f"not a recipe ({error})", "pass what Recipe.to_plain() wrote") from error
 
@@ -324,6 +263,7 @@ class SiteReport:
         stored_bytes: bytes of the stored weight, scales and codebook included.
         kernel: operator that executes it in the graph as built (``QLinearConv``, ``Conv``, ``MatMulNBits`` ...).
         note: why it differs from the request; empty if it does not.
+        sparsity: share of its weights, as they are computed with, that are exactly zero; ``None`` where not counted.
     """
 
     site: str
@@ -332,6 +272,7 @@ class SiteReport:
     stored_bytes: int
     kernel: str
     note: str = ""
+    sparsity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

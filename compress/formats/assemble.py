@@ -17,9 +17,11 @@ from modeltailor.compress.formats.emitter import Emitter
 from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
 from modeltailor.compress.formats.integer_ops import Folding, emit_integer_op
 from modeltailor.compress.formats.names import shorten, site_label
-from modeltailor.compress.formats.parts import Part
+from modeltailor.compress.formats.node_metadata import describe_nodes
+from modeltailor.compress.formats.parts import Part, zero_share
 from modeltailor.compress.formats.ranges import QuantParams
 from modeltailor.compress.formats.site_nodes import Emitted, emit_site
+from modeltailor.compress.formats.twins import twins
 from modeltailor.compress.pack import (
     DOMAIN,
     JOIN,
@@ -47,11 +49,13 @@ class Plan:
         part_of: the part of a site in a format.
         params_of: scale and zero point of an activation tensor at a number of bits; ``None`` where calibration never
             saw it.
+        block_accuracy: ``accuracy_level`` of block-wise matrix products.
     """
 
     formats: Mapping[str, Format]
     part_of: Callable[[SiteNode, Format], Part]
     params_of: Callable[[str, int], QuantParams | None]
+    block_accuracy: int = 4
 
 
 def assemble(graph: PreparedGraph, plan: Plan) -> tuple[ModelProto, tuple[SiteReport, ...]]:
@@ -77,15 +81,27 @@ def assemble(graph: PreparedGraph, plan: Plan) -> tuple[ModelProto, tuple[SiteRe
             fmt = plan.formats.get(site.site.name, _FLOAT)
             if fmt == _FLOAT:
                 emitter.copy(node, name=site_label(site.site.position))
-                reports.append(_float_report(site, node))
+                reports.append(_float_report(graph, site, node))
             else:
                 emitted = emit_site(emitter, folding, plan, site, fmt)
-                reports.append(_report(site, fmt, emitted))
+                reports.append(_report(graph, plan, site, fmt, emitted))
         elif not emit_integer_op(emitter, folding, plan.params_of, index):
             emitter.copy(node)
     for output in graph.model.graph.output:
         emitter.as_float(output.name)
-    return _model(graph, emitter), tuple(reports)
+    describe_nodes(emitter.nodes, reports)
+    return _model(graph, emitter), _with_twins(emitter, reports)
+
+
+def _with_twins(emitter: Emitter, reports: list[SiteReport]) -> tuple[SiteReport, ...]:
+    """Note at each site that the runtime will merge with an earlier one, that it does."""
+    labels = {site_label(k): k for k in range(len(reports))}
+    found = twins(emitter.nodes, labels)
+    for label, first in [*found.items(), *((first, label) for label, first in found.items())]:  # either may be kept
+        report, of = reports[labels[label]], reports[labels[first]].site
+        note = f"the same weights on the same input as {of}: the runtime computes it once for both"
+        reports[labels[label]] = dataclasses.replace(report, note="; ".join(n for n in (report.note, note) if n))
+    return tuple(reports)
 
 
 def _without_trees(graph: PreparedGraph, plan: Plan) -> Plan:
@@ -95,24 +111,25 @@ def _without_trees(graph: PreparedGraph, plan: Plan) -> Plan:
         fmt = plan.formats.get(site.site.name, _FLOAT)
         if fmt.scheme != "float":
             part = plan.part_of(site, fmt)
-            if part.tree is not None and part.planes is not None:
-                saved += part.planes.nbytes - tree_bytes(part.tree)
+            if part.tree is not None:
+                saved += (part.integers if part.planes is None else part.planes).nbytes - tree_bytes(part.tree)
     if saved > _DECODER_BYTES:
         return plan
     return dataclasses.replace(plan, part_of=lambda s, f: dataclasses.replace(plan.part_of(s, f), tree=None))
 
 
-def _float_report(site: SiteNode, node: NodeProto) -> SiteReport:
+def _float_report(graph: PreparedGraph, site: SiteNode, node: NodeProto) -> SiteReport:
     return SiteReport(
         site=site.site.name,
         format="fp32",
         storage_bits=32,
         stored_bytes=4 * site.site.weight_elements,
         kernel=node.op_type,
+        sparsity=zero_share(graph.weight(site)),
     )
 
 
-def _report(site: SiteNode, fmt: Format, emitted: Emitted) -> SiteReport:
+def _report(graph: PreparedGraph, plan: Plan, site: SiteNode, fmt: Format, emitted: Emitted) -> SiteReport:
     return SiteReport(
         site=site.site.name,
         format=fmt.name,
@@ -120,6 +137,7 @@ def _report(site: SiteNode, fmt: Format, emitted: Emitted) -> SiteReport:
         stored_bytes=emitted.stored_bytes,
         kernel=emitted.kernel,
         note=emitted.note,
+        sparsity=zero_share(graph.weight(site)) if fmt.scheme == "float" else plan.part_of(site, fmt).sparsity,
     )
 
 

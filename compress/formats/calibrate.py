@@ -124,6 +124,11 @@ class Calibration:
         """The calibration samples by input name."""
         return self._inputs
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """Batch size that the model fixes; ``None`` if it is free."""
+        return self._fixed_batch
+
     def feeds(self, samples: int, size: int = 32) -> Iterator[dict[str, NDArray[np.generic]]]:
         """Yield the first ``samples`` calibration samples as feeds; whole batches only where the model fixes them."""
         step = self._fixed_batch or size
@@ -198,6 +203,19 @@ class Calibration:
                 )
             self._histograms[name] = Histogram(low[name], high[name], counts[name])
             self._store.keep("histogram", name, range=np.array([low[name], high[name]]), counts=counts[name])
+
+    def channel_reach(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the largest magnitude of each channel (last axis) of activation tensors."""
+        wanted = sorted(set(names))
+        found = {n: kept["reach"].astype(np.float32) for n in wanted if (kept := self._store.arrays("reach", n))}
+        missing = [n for n in wanted if n not in found]
+        for values in self.batches(missing, self._floats_a_sample(missing)) if missing else ():
+            for name, value in zip(missing, values, strict=True):
+                seen = np.abs(value.reshape(-1, value.shape[-1]).astype(np.float32)).max(axis=0)
+                found[name] = np.maximum(found[name], seen) if name in found else seen
+        for name in missing:
+            self._store.keep("reach", name, reach=found[name])
+        return found
 
     def moments(self, site: SiteNode) -> Moments | None:
         """Return the moments of a site's inputs; ``None`` where its kind has none."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 __all__ = ["integer_levels", "shared_values"]
 
+_MOST = 1 << 23
+
 
 def shared_values(
     values: NDArray[np.float32], importance: NDArray[np.float32], count: int, *, iterations: int = 30
@@ -24,6 +26,9 @@ def shared_values(
         count: size of the table.
         iterations: of Lloyd's algorithm.
     """
+    if values.size > _MOST:  # a table has at most 256 values: millions of samples place them well enough
+        stride = -(-values.size // _MOST)
+        values, importance = values.reshape(-1)[::stride], importance.reshape(-1)[::stride]
     order = np.argsort(values, axis=None, kind="stable")
     x = values.reshape(-1)[order].astype(np.float64)
     w = np.maximum(importance.reshape(-1)[order].astype(np.float64), 1e-12)
@@ -43,12 +48,12 @@ def shared_values(
 
 
 def integer_levels(
-    scaled: NDArray[np.float32], importance: NDArray[np.float32], bits: int
+    scaled: NDArray[np.float32], importance: NDArray[np.float32], bits: int, *, reach: int = 127
 ) -> tuple[NDArray[np.int8], float]:
     """Return an int8 table for weights that were divided by their channel's spread, and the step of the table.
 
-    The largest level is 127, so that the table is as fine as int8 allows.
+    The largest level is ``reach``, so that the table is as fine as the kernel allows.
     """
     levels = shared_values(scaled, importance, 1 << bits)
-    step = float(np.abs(levels).max()) / 127.0 or 1.0
-    return np.unique(np.clip(np.rint(levels / step), -127, 127).astype(np.int8)), step
+    step = float(np.abs(levels).max()) / reach or 1.0
+    return np.unique(np.clip(np.rint(levels / step), -reach, reach).astype(np.int8)), step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,15 @@ from modeltailor.compress.formats.calibrate import Calibration
 from modeltailor.compress.formats.equalize import equalized
 from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
 from modeltailor.compress.formats.integer_ops import INTEGER_OPS
-from modeltailor.compress.formats.names import site_label
+from modeltailor.compress.formats.names import label_of, site_label
 from modeltailor.compress.formats.parts import Part, PartMaker, PartRequest
 from modeltailor.compress.formats.ranges import QuantParams, quant_params
+from modeltailor.compress.formats.smooth import smoothed
 from modeltailor.compress.formats.store import Store
+from modeltailor.compress.formats.transposed import spread_of
+from modeltailor.compress.formats.unsupported import Unsupported, list_unsupported
 from modeltailor.compress.pack import packed_bytes
-from modeltailor.compress.vocabulary import Format, Settings, Site, SiteReport
+from modeltailor.compress.vocabulary import Format, Settings, Site, SiteReport, Smoothing
 from modeltailor.errors import CandidateError
 from modeltailor.targets import Inputs, RuntimeOptions
 
@@ -30,27 +32,40 @@ __all__ = ["Composed", "Composer", "executed_kernels", "kernels_agree"]
 
 _F = Format.parse
 _BITS = (8, 7, 6, 5, 4, 3, 2)
-_CONV = ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *(f"w{b}" for b in _BITS), "w8a16", "w4a16")
+_WIDE = ("w8a16", "w4a16")
+_CONV = ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *(f"w{b}" for b in _BITS), *_WIDE)
 _CODEBOOKS = tuple(f"codebook{b}" for b in range(2, 9))
 _INTEGER_CODEBOOKS = tuple(f"codebook{b}a8" for b in range(2, 6))
 _DYNAMIC = tuple(f"w{b}a8-dynamic" for b in _BITS)
 _BLOCKS = tuple(f"w{b}-block{size}" for b in (8, 4, 2) for size in (32, 64, 128))
-_TABLE_BLOCKS = tuple(f"w{b}-block{size}" for b in (8, 4) for size in (32, 64, 128))
+
 _NAMES: Mapping[str, tuple[str, ...]] = {
     "conv": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
     "depthwise": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
-    "conv-transpose": ("fp32", "fp16", *(f"w{b}" for b in _BITS), *_CODEBOOKS),
+    "conv-transpose": (*_CONV, *_CODEBOOKS, *_INTEGER_CODEBOOKS),
     "matmul": (
         "fp32",
         "fp16",
         *(f"w{b}a8" for b in _BITS),
         *_DYNAMIC,
         *(f"w{b}" for b in _BITS),
+        *_WIDE,
         *_CODEBOOKS,
+        *_INTEGER_CODEBOOKS,
         *_BLOCKS,
     ),
-    "gemm": ("fp32", "fp16", *(f"w{b}a8" for b in _BITS), *_DYNAMIC, *(f"w{b}" for b in _BITS), *_CODEBOOKS, *_BLOCKS),
-    "embedding": ("fp32", "fp16", *(f"w{b}" for b in _BITS), *_TABLE_BLOCKS),
+    "gemm": (
+        "fp32",
+        "fp16",
+        *(f"w{b}a8" for b in _BITS),
+        *_DYNAMIC,
+        *(f"w{b}" for b in _BITS),
+        *_WIDE,
+        *_CODEBOOKS,
+        *_INTEGER_CODEBOOKS,
+        *_BLOCKS,
+    ),
+    "embedding": ("fp32", "fp16", *(f"w{b}" for b in _BITS), *_BLOCKS),
     "recurrent": ("fp32",),
     "other": ("fp32",),
 }
@@ -102,7 +117,7 @@ class Composer:
         self._options = options or RuntimeOptions()
         self._cache_dir = cache_dir
         self._seed = seed
-        self._contexts: dict[bool, _Context] = {}
+        self._contexts: dict[tuple[bool, Smoothing], _Context] = {}
         self._by_name = {s.site.name: s for s in self._graph.sites}
 
     @property
@@ -118,31 +133,64 @@ class Composer:
     @property
     def calibration(self) -> Calibration:
         """Figures of the float model on the calibration data."""
-        return self._context(equalize=False).calibration
+        return self._context().calibration
 
     @property
     def store(self) -> Store:
         """Where figures that belong to this model and this data are kept."""
-        return self._context(equalize=False).store
+        return self._context().store
+
+    @property
+    def unsupported(self) -> tuple[Unsupported, ...]:
+        """Heavy operators that stay fp32 in every recipe, with the reason, in the order of execution."""
+        return list_unsupported(self._graph)
 
     def formats(self, site: Site) -> tuple[Format, ...]:
         """Return the formats that can be built at a site, fp32 first."""
         names = _FORMATS[site.kind]
+        if site.kind == "conv-transpose" and spread_of(self._graph, self._by_name[site.name]) is None:
+            return tuple(f for f in names if f.activation_bits != 8)
         if site.kind == "embedding" or site.kind in ("matmul", "gemm"):
             node = self._by_name[site.name]
             width = site.weight_shape[1 - node.out_axis]
             return tuple(f for f in names if not f.block or width % f.block == 0)
         return names
 
-    def _context(self, *, equalize: bool) -> _Context:
-        if equalize not in self._contexts:
-            self._contexts[equalize] = _Context(
-                self._graph, self._inputs, self._options, self._cache_dir, self._seed, equalize=equalize
+    def _context(self, *, equalize: bool = False, smoothing: Smoothing = "none") -> _Context:
+        key = (equalize, smoothing)
+        if key not in self._contexts:
+            graph, left_out = self._graph, {}
+            if smoothing != "none":
+                base = self._context(equalize=equalize)
+                made = smoothed(base.graph, base.calibration, smoothing)
+                graph, left_out = made.graph, dict(made.left_out)
+            elif equalize:
+                graph = equalized(graph)
+            self._contexts[key] = _Context(
+                graph, self._inputs, self._options, self._cache_dir, self._seed, left_out=left_out
             )
-        return self._contexts[equalize]
+        return self._contexts[key]
+
+    def left_unsmoothed(self, settings: Settings) -> Mapping[str, str]:
+        """Return why matrix products keep their channels although ``settings`` ask for smoothing, by site."""
+        return self._context(equalize=settings.equalize, smoothing=settings.smoothing).left_out
 
     def compose(self, formats: Mapping[str, Format], settings: Settings | None = None) -> Composed:
         """Build a candidate.
+
+        Args:
+            formats: format by site name; a site that is not named stays fp32.
+            settings: how quantized numbers are chosen.
+
+        Raises:
+            CandidateError: a site is unknown, or a format cannot be built there.
+        """
+        graph, plan = self.plan(formats, settings)
+        model, sites = assemble(graph, plan)
+        return Composed(model_bytes=model.SerializeToString(deterministic=True), sites=sites)
+
+    def plan(self, formats: Mapping[str, Format], settings: Settings | None = None) -> tuple[PreparedGraph, Plan]:
+        """Return what a candidate is put together from: the float graph, and the numbers of each site in its format.
 
         Args:
             formats: format by site name; a site that is not named stays fp32.
@@ -160,14 +208,13 @@ class Composer:
                 raise CandidateError(
                     "UNSUPPORTED", name, f"format {fmt.name} cannot be built at a {site.site.kind} site"
                 )
-        context = self._context(equalize=chosen.equalize)
-        plan = Plan(
+        context = self._context(equalize=chosen.equalize, smoothing=chosen.smoothing)
+        return context.graph, Plan(
             formats=formats,
             part_of=lambda site, fmt: context.parts.part(PartRequest.of(site, fmt, chosen)),
             params_of=lambda tensor, bits: context.params(tensor, bits, chosen),
+            block_accuracy=chosen.block_accuracy,
         )
-        model, sites = assemble(context.graph, plan)
-        return Composed(model_bytes=model.SerializeToString(deterministic=True), sites=sites)
 
     def float_model(self) -> bytes:
         """Return the fp32 model, constants and batch normalization folded."""
@@ -182,12 +229,15 @@ class Composer:
         count = site.weight_elements
         node = self._by_name[site.name]
         channels = site.weight_shape[node.out_axis] if chosen.per_channel or site.kind == "embedding" else 1
+        spread = spread_of(self._graph, node) if fmt.activation_bits == 8 else None
+        if spread is not None and channels > 1:
+            channels *= spread.step**2
         match fmt.scheme:
             case "float":
                 return count * fmt.weight_bits // 8
             case "block":
                 rows = site.weight_shape[node.out_axis]
-                return block_bytes(rows, count // rows, fmt.weight_bits, fmt.block)
+                return block_bytes(rows, count // rows, fmt.weight_bits, fmt.block, offset=not chosen.block_symmetric)
             case "codebook":
                 payload = packed_bytes(count, fmt.weight_bits) if fmt.weight_bits < 8 else count
                 return (
@@ -198,8 +248,15 @@ class Composer:
             case _:
                 return (packed_bytes(count, fmt.weight_bits) if fmt.weight_bits < 8 else count) + 4 * channels
 
-    def baselines(self) -> Mapping[str, tuple[Mapping[str, Format], Settings]]:
-        """Return the uniform baselines by name: formats and settings of each."""
+    def baselines(
+        self, *, blocks: bool = False, wide: bool = False
+    ) -> Mapping[str, tuple[Mapping[str, Format], Settings]]:
+        """Return the uniform baselines by name: formats and settings of each.
+
+        Args:
+            blocks: block-wise weights, too: worth it where a probe found that their kernel pays.
+            wide: 16-bit activations, too: the same.
+        """
         found: dict[str, tuple[Mapping[str, Format], Settings]] = {}
         by_site = {s.name: {f.name for f in self.formats(s)} for s in self.sites}
 
@@ -213,8 +270,12 @@ class Composer:
             ("int8 dynamic", ("w8a8-dynamic", "w8")),
             ("int8 weight-only", ("w8",)),
             ("fp16", ("fp16",)),
+            ("int8 block-wise", ("w8-block32", "w8")),
+            ("int8, 16-bit activations", ("w8a16", "w8")),
         ):
-            if name == "int8 dynamic" and not kinds & {"matmul", "gemm"}:
+            if name in ("int8 dynamic", "int8 block-wise") and not kinds & {"matmul", "gemm"}:
+                continue
+            if (name == "int8 block-wise" and not blocks) or ("16-bit" in name and not wide):
                 continue
             formats = uniform(*wanted)
             if formats:
@@ -223,7 +284,7 @@ class Composer:
 
 
 class _Context:
-    """Graph, calibration and parts, with or without equalization."""
+    """Graph, calibration and parts, with or without scaled channels."""
 
     def __init__(
         self,
@@ -233,11 +294,10 @@ class _Context:
         cache_dir: Path | None,
         seed: int,
         *,
-        equalize: bool,
+        left_out: Mapping[str, str],
     ) -> None:
-        if equalize:
-            graph = equalized(graph)
         self.graph = graph
+        self.left_out = left_out
         digest = hashlib.sha256(graph.model.SerializeToString(deterministic=True))
         for name in sorted(inputs):
             digest.update(name.encode())
@@ -255,11 +315,11 @@ class _Context:
         """Activations that may become integers: around sites, and around operators that stay in integers."""
         wanted: set[str] = set()
         for site in self.graph.sites:
-            if site.site.kind in ("conv", "depthwise", "gemm", "matmul"):
+            if site.site.kind in ("conv", "depthwise", "conv-transpose", "gemm", "matmul"):
                 wanted.add(site.input)
                 if site.site.kind != "matmul":
                     wanted.add(site.output)
-        if any(s.site.kind in ("conv", "depthwise", "gemm") for s in self.graph.sites):
+        if any(s.site.kind in ("conv", "depthwise", "conv-transpose", "gemm") for s in self.graph.sites):
             for node in self.graph.model.graph.node:
                 if node.op_type in INTEGER_OPS:
                     wanted.update(node.output)
@@ -295,6 +355,7 @@ _KERNELS: Mapping[str, tuple[str, ...]] = {
     "embedding": ("Gather", "GatherBlockQuantized", "EmbedLayerNormalization"),
     "recurrent": ("LSTM", "GRU", "RNN"),
 }  # fmt: skip
+_AS_CONV = ("_bn_nchwc", "_mul_nchwc")  # normalizations and factors of channels that the runtime computes as a Conv
 _FAMILY = {"depthwise": "conv", "gemm": "matmul"}
 
 
@@ -317,9 +378,9 @@ def executed_kernels(optimized: ModelProto, sites: Sequence[Site | SiteReport]) 
     found: dict[str, str] = {}
     renamed: dict[str, list[str]] = {"conv": [], "matmul": []}
     for node in optimized.graph.node:
-        if node.op_type not in known:
+        if node.op_type not in known or node.name.endswith(_AS_CONV):
             continue
-        label = re.split(r"[_/]", node.name, maxsplit=1)[0]
+        label = label_of(node.name)
         if label in labels and labels[label] not in found:
             found[labels[label]] = node.op_type
         elif node.op_type in ("Conv", "FusedConv", "NhwcFusedConv"):

@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from modeltailor.compress.formats.graph import PreparedGraph
-from modeltailor.compress.formats.nodes import names_used
+from modeltailor.compress.formats.nodes import attribute_int, names_used
 from modeltailor.compress.formats.ranges import QuantParams
 from modeltailor.compress.pack import DOMAIN, JOIN, SHAPE, Tree, plane_weights, unpack_node
 
 __all__ = ["MICROSOFT", "Emitter"]
 
 MICROSOFT = "com.microsoft"
+_LINEAR = ("QuantizeLinear", "DequantizeLinear")
+_NEWEST_LINEAR = 27  # the runtime has no kernels for what opset 28 made of them; its own ones do the same
 
 
 class Emitter:
@@ -71,6 +73,8 @@ class Emitter:
         **attributes: Any,
     ) -> None:
         """Add a node."""
+        if op in _LINEAR and not domain and self.graph.opset > _NEWEST_LINEAR:
+            domain = MICROSOFT
         self.nodes.append(helper.make_node(op, inputs, outputs, name=name, domain=domain, **attributes))
 
     def copy(self, node: NodeProto, *, name: str = "") -> None:
@@ -119,29 +123,42 @@ class Emitter:
         scale = self.constant(np.asarray(params.scale, np.float32))
         return scale, self.constant(np.asarray(params.zero_point, kind))
 
-    def _guarded_channels(self, tensor: str) -> int:
-        """Channels of a tensor that a float convolution or Gemm reads; 0 if none does or they are unknown.
+    def _guard(self, tensor: str) -> tuple[int, int]:
+        """Channels of a tensor that a float site reads, and their axis; zeros if none does.
 
         Between a ``DequantizeLinear`` with one scale and a ``QuantizeLinear`` ONNX Runtime rounds float weights to
         8 bits on its own (its ``WeightBiasQuantization``) and runs the integer kernel. Whoever asks for a float site
-        must get one: equal scales written out by channel keep the runtime from it.
+        must get one: equal scales written out by channel keep the runtime from it. Products without a bias count, too:
+        the runtime makes a ``Gemm`` of ``MatMul`` and ``Add``.
         """
-        readers = (self.graph.model.graph.node[k] for k in self.graph.consumers.get(tensor, ()))
-        if not any(n.op_type in ("Conv", "ConvTranspose", "Gemm") and n.input[0] == tensor for n in readers):
-            return 0
-        shape = self.graph.shapes.get(tensor, ())
-        return (shape[1] or 0) if len(shape) > 1 else 0
+        for index in self.graph.consumers.get(tensor, ()):
+            node = self.graph.model.graph.node[index]
+            if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.input[0] != tensor:
+                continue
+            shape = self.graph.shapes.get(node.input[1], ())
+            if node.input[1] not in self.graph.constants or len(shape) < 2:
+                continue
+            match node.op_type:
+                case "Conv":
+                    return (shape[1] or 0) * attribute_int(node, "group", 1), 1
+                case "ConvTranspose":
+                    return shape[0] or 0, 1
+                case "Gemm":
+                    return shape[1 if attribute_int(node, "transB", 0) else 0] or 0, 1
+                case _:
+                    return shape[-2] or 0, -1
+        return 0, 0
 
     def as_float(self, tensor: str) -> str:
         """Return the float form of a tensor, dequantized once where only integers exist."""
         self.original(tensor)
         if not self.is_float(tensor) and tensor in self._integers:
             name, params = self._integers[tensor]
-            channels = self._guarded_channels(tensor)
+            channels, axis = self._guard(tensor)
             if channels:
                 scale, zero = (np.full(channels, self.tensor_value(k)) for k in self.scalars(params))
                 ends = [self.constant(scale), self.constant(zero)]
-                self.node("DequantizeLinear", [name, *ends], [tensor], axis=1)
+                self.node("DequantizeLinear", [name, *ends], [tensor], axis=axis)
             else:
                 self.node("DequantizeLinear", [name, *self.scalars(params)], [tensor])
             self._floats.add(tensor)
@@ -174,9 +191,13 @@ class Emitter:
         self.node(SHAPE, ends, [out], domain=DOMAIN)
         return out
 
-    def _joined(self, tree: Tree | int) -> str:
+    def _joined(self, tree: Tree | NDArray[np.int8] | int) -> str:
         if isinstance(tree, int):
             return self.constant(np.array([tree], np.int32))
+        if isinstance(tree, np.ndarray):
+            plain = self.fresh("t")
+            self.node("Cast", [self.constant(tree)], [plain], to=TensorProto.INT32)
+            return plain
         out = self.fresh("t")
         ends = [self.constant(tree.bits), self._joined(tree.left), self._joined(tree.right)]
         self.node(JOIN, ends, [out], domain=DOMAIN)

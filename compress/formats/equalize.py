@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
+from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
 
 __all__ = ["equalized"]
 
@@ -93,9 +93,10 @@ def equalized(graph: PreparedGraph, *, rounds: int = 3) -> PreparedGraph:
             entering *= factor.reshape(-1, *([1] * (entering.ndim - 1)))
             if first.bias:
                 biases[first.bias] /= factor.reshape(biases[first.bias].shape)
+    constants = dict(graph.constants)
     for tensor in model.graph.initializer:
         changed = values.get(tensor.name, biases.get(tensor.name))
         if changed is not None:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed), tensor.name))
-    again = prepare(model, site_names={s.weight: s.site.name for s in graph.sites})
-    return PreparedGraph(again.model, graph.sites, graph.shapes, graph.types, graph.consumers, again.constants)
+            constants[tensor.name] = np.ascontiguousarray(changed)
+            tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name], tensor.name))
+    return PreparedGraph(model, graph.sites, graph.shapes, graph.types, graph.consumers, constants)

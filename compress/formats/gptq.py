@@ -33,12 +33,33 @@ def damped(second: NDArray[np.float32], share: float = 0.01) -> NDArray[np.float
     return out
 
 
+def _inverse_factor(hessian: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the upper Cholesky factor of the inverse, ``[groups, K, K]``.
+
+    Inputs that hardly vary about a large mean leave second moments that rounding has made indefinite by more than the
+    damping; such a Hessian is lifted until it is definite.
+    """
+    lifted = hessian
+    for _ in range(2):
+        try:
+            inverse = np.linalg.inv(lifted)
+            factor = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2)
+            return np.asarray(factor.transpose(0, 2, 1), np.float32)
+        except np.linalg.LinAlgError:
+            values = np.linalg.eigvalsh(lifted)
+            lift = np.maximum(-values[:, 0], 0) * 1.01 + 1e-3 * np.abs(values).max(axis=1) + 1e-12
+            lifted = hessian + np.eye(hessian.shape[1])[None] * lift[:, None, None]
+    size = np.sqrt(1.0 / np.maximum(np.diagonal(lifted, axis1=1, axis2=2), 1e-12))
+    return np.asarray(np.eye(hessian.shape[1])[None] * size[:, None, :], np.float32)
+
+
 def compensated(
     weight: NDArray[np.float32],
     second: NDArray[np.float32],
     grid: Grid,
     *,
     steps: NDArray[np.float32] | None = None,
+    free: NDArray[np.bool_] | None = None,
     damping: float = 0.01,
 ) -> NDArray[np.float32]:
     """Return integers for ``weight`` with compensated rounding errors.
@@ -48,16 +69,17 @@ def compensated(
         second: ``[groups, K, K]``.
         grid: the admissible integers.
         steps: step of each weight, the same shape, where they differ within a row.
+        free: which weights may differ from zero, the same shape; the others of a sparse layer stay out of it.
         damping: share of the mean diagonal that is added to the diagonal.
     """
     hessian = damped(second, damping)
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1, kind="stable")
     hessian = np.take_along_axis(np.take_along_axis(hessian, order[:, :, None], 1), order[:, None, :], 2)
-    inverse = np.linalg.inv(hessian)
-    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1).astype(np.float32)
+    upper = _inverse_factor(hessian)
     rest = np.take_along_axis(weight, order[:, None, :], 2).astype(np.float32)
     rounded = np.empty_like(rest)
     sizes = None if steps is None else np.take_along_axis(steps, order[:, None, :], 2)
+    may = None if free is None else np.take_along_axis(free, order[:, None, :], 2)
     width = rest.shape[2]
     for start in range(0, width, _BLOCK):
         end = min(start + _BLOCK, width)
@@ -68,6 +90,8 @@ def compensated(
             column = block[:, :, k]
             size = 1.0 if sizes is None else sizes[:, :, at]
             q = grid.nearest(column / size)
+            if may is not None:
+                q = np.where(may[:, :, at], q, 0)
             rounded[:, :, at] = q
             error = (column - q * size) / upper[:, at, at, None]
             errors[:, :, k] = error
@@ -86,6 +110,7 @@ def descended(
     grid: Grid,
     *,
     sweeps: int = 4,
+    free: NDArray[np.bool_] | None = None,
     damping: float = 0.002,
 ) -> NDArray[np.float32]:
     """Return integers that no change of a single one improves (or what ``sweeps`` passes reach).
@@ -96,10 +121,11 @@ def descended(
         second: ``[groups, K, K]``.
         grid: the admissible integers.
         sweeps: passes over all columns at most.
+        free: which weights may change, the same shape; ``None`` means all.
         damping: share of the mean diagonal that is added to the diagonal.
     """
     hessian = damped(second, damping).astype(np.float32)
-    diagonal = np.diagonal(hessian, axis1=1, axis2=2)
+    diagonal = np.maximum(np.diagonal(hessian, axis1=1, axis2=2), np.float32(1e-12))
     groups = hessian.shape[0]
     out = integers.astype(np.float32).copy()
     slope = (out - weight) @ hessian
@@ -109,6 +135,8 @@ def descended(
         for k in order:
             wanted = out[:, :, k] - slope[:, :, k] / diagonal[:, None, k]
             best = grid.nearest(wanted)
+            if free is not None:
+                best = np.where(free[:, :, k], best, out[:, :, k])
             step = best - out[:, :, k]
             rows = np.nonzero(step)
             if not len(rows[0]):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
 from onnx.inliner import inline_local_functions
 
 from modeltailor.compress.formats.fold import (
@@ -21,13 +21,13 @@ from modeltailor.compress.formats.fold import (
     merge_slices,
     remove_identities,
 )
-from modeltailor.compress.formats.nodes import attribute_int, attribute_text, names_used
+from modeltailor.compress.formats.nodes import attribute_int, attribute_text, constants_alone, names_used
+from modeltailor.compress.formats.upgrade import LOWEST_OPSET, upgraded
 from modeltailor.compress.vocabulary import Site, SiteKind
 from modeltailor.errors import ModelError
 
 __all__ = ["LOWEST_OPSET", "PreparedGraph", "SiteNode", "load_model", "prepare"]
 
-LOWEST_OPSET = 13
 _UNSET = re.compile(r"^(val_|onnx::|_to_copy|t_|permute|getitem|constant|Constant|\d|/)")
 
 
@@ -129,18 +129,6 @@ def load_model(model: Path | bytes | ModelProto) -> ModelProto:
     return loaded
 
 
-def _upgraded(model: ModelProto) -> ModelProto:
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
-    if version >= LOWEST_OPSET or version == 0:
-        return model
-    try:
-        return version_converter.convert_version(model, LOWEST_OPSET)
-    except Exception as error:  # the converter raises bare RuntimeError and its own kinds
-        raise ModelError(
-            "MODEL-08", "model", f"opset {version} cannot be upgraded to {LOWEST_OPSET} ({error})", "export it newer"
-        ) from error
-
-
 def _with_input_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -190,7 +178,7 @@ def prepare(
     Raises:
         ModelError: the model cannot be read or upgraded.
     """
-    ready = _upgraded(load_model(model))
+    ready = upgraded(load_model(model))
     if ready.functions:
         ready = inline_local_functions(ready)
     constant = {t.name for t in ready.graph.initializer}
@@ -241,6 +229,19 @@ def _unique(name: str, taken: set[str]) -> str:
     return chosen
 
 
+def _channels(kind: SiteKind, shape: tuple[int, ...], out_axis: int, group: int) -> int:
+    """Output channels of a layer; the width of an embedding's rows; 0 for recurrent layers."""
+    match kind:
+        case "recurrent":
+            return 0
+        case "conv-transpose":
+            return shape[1] * group
+        case "embedding":
+            return shape[-1]
+        case _:
+            return shape[out_axis]
+
+
 def _positions(shape: tuple[int | None, ...] | None, skip: int) -> int:
     """Product of the dimensions after the first ``skip`` ones, batch as 1; 0 where one is unknown."""
     if shape is None or any(d is None for d in shape[max(skip, 1) :]):
@@ -259,13 +260,14 @@ def _list_sites(
     outputs = {o.name for o in model.graph.output}
     found: list[SiteNode] = []
     taken: set[str] = set()
+    settled = constants_alone(nodes, constants)
     for index, node in enumerate(nodes):
         kind = _kind(node, constants)
         if kind is None:
             continue
         weight, entering = (node.input[0], node.input[1]) if kind == "embedding" else (node.input[1], node.input[0])
-        if kind == "recurrent":
-            entering = node.input[0]
+        if entering in settled:  # the runtime computes it once, while it loads
+            continue
         shape = tuple(int(d) for d in constants[weight].shape)
         bias = node.input[2] if kind != "embedding" and len(node.input) > 2 and node.input[2] else None
         leaving, bias_node = node.output[0], None
@@ -297,6 +299,7 @@ def _list_sites(
             weight_elements=elements,
             macs=macs,
             position=len(found),
+            channels=_channels(kind, shape, out_axis, group),
         )
         found.append(
             SiteNode(

@@ -25,9 +25,9 @@ class Grid:
     levels: tuple[int, ...] | None = None
 
     @staticmethod
-    def of_bits(bits: int) -> Grid:
-        """Two's complement of ``bits`` bits; 8 bits leave out -128, as every integer kernel wants it."""
-        return Grid(-127, 127) if bits == 8 else Grid(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+    def of_bits(bits: int, *, reach: int = 127) -> Grid:
+        """Two's complement of ``bits`` bits; 8 bits go from ``-reach`` to ``reach``: no integer kernel wants -128."""
+        return Grid(-reach, reach) if bits == 8 else Grid(-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
 
     @staticmethod
     def of_levels(levels: NDArray[np.integer]) -> Grid:

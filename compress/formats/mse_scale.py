@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from modeltailor.compress.formats.grid import Grid
 
-__all__ = ["refit_scale", "search_scale"]
+__all__ = ["refit_scale", "search_offset_scale", "search_scale"]
 
 _TINY = 1e-12
+_AT_ONCE = 1 << 22  # weights whose errors are held at a time; rows do not depend on each other
 
 
 def search_scale(
@@ -30,13 +31,31 @@ def search_scale(
     Returns:
         Positive scales, ``[groups, out]``.
     """
+    wide = grid.high - grid.low >= 126
+    steps = 12 if wide else (24 if weight.size > 1 << 17 else 48)
+    factors = np.linspace(0.8 if wide else 0.25, 1.05, steps, dtype=np.float32)
+    rows = max(1, _AT_ONCE // max(weight.shape[2] * weight.shape[0], 1))
+    if not per_channel or weight.shape[1] <= rows:
+        return _searched(weight, importance, grid, factors, per_channel=per_channel)
+    parts = [
+        _searched(weight[:, k : k + rows], importance, grid, factors, per_channel=True)
+        for k in range(0, weight.shape[1], rows)
+    ]
+    return np.concatenate(parts, axis=1)
+
+
+def _searched(
+    weight: NDArray[np.float32],
+    importance: NDArray[np.float32],
+    grid: Grid,
+    factors: NDArray[np.float32],
+    *,
+    per_channel: bool,
+) -> NDArray[np.float32]:
     reach = np.maximum(weight.max(axis=2) / max(grid.high, 1), weight.min(axis=2) / min(grid.low, -1))
     reach = np.maximum(reach, np.float32(_TINY))
     if not per_channel:
         reach = np.full_like(reach, reach.max())
-    wide = grid.high - grid.low >= 127
-    steps = 12 if wide else (24 if weight.size > 1 << 17 else 48)
-    factors = np.linspace(0.8 if wide else 0.25, 1.05, steps, dtype=np.float32)
     best = np.full(reach.shape, np.inf, np.float32)
     chosen = reach.copy()
     root = np.sqrt(importance)[:, None, :]
@@ -53,6 +72,34 @@ def search_scale(
         best = np.where(better, loss, best)
         chosen = np.where(better, scale, chosen)
     return np.asarray(chosen, np.float32)
+
+
+def search_offset_scale(weight: NDArray[np.float32], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return scale and zero point of each row that leave the smallest squared error.
+
+    Args:
+        weight: ``[groups, rows, K]``.
+        grid: an interval of integers; zero points lie in it, too.
+
+    Returns:
+        Positive scales and whole zero points, ``[groups, rows]`` each; ``weight`` is about
+        ``scale * (integer - zero_point)``.
+    """
+    low, high = np.minimum(weight.min(axis=2), 0), np.maximum(weight.max(axis=2), 0)
+    best = np.full(low.shape, np.inf, np.float32)
+    chosen, zeros = np.ones_like(low), np.zeros_like(low)
+    for below in np.linspace(0.6, 1.0, 6, dtype=np.float32):
+        for above in np.linspace(0.6, 1.0, 6, dtype=np.float32):
+            span = np.maximum(high * above - low * below, np.float32(_TINY))
+            scale = (span / (grid.high - grid.low)).astype(np.float32)
+            zero = np.clip(np.rint(grid.low - low * below / scale), grid.low, grid.high).astype(np.float32)
+            integers = np.clip(np.rint(weight / scale[:, :, None]) + zero[:, :, None], grid.low, grid.high)
+            error = (integers - zero[:, :, None]) * scale[:, :, None] - weight
+            loss = np.einsum("gok,gok->go", error, error)
+            better = loss < best
+            best = np.where(better, loss, best)
+            chosen, zeros = np.where(better, scale, chosen), np.where(better, zero, zeros)
+    return np.asarray(chosen, np.float32), np.asarray(zeros, np.float32)
 
 
 def refit_scale(

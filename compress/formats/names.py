@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import string
 from collections.abc import Iterator, Mapping
 
@@ -10,7 +11,7 @@ from onnx import ModelProto
 
 from modeltailor.compress.formats.nodes import has_subgraph
 
-__all__ = ["shorten", "site_label"]
+__all__ = ["label_of", "shorten", "site_label"]
 
 _FIRST = string.ascii_letters
 _NEXT = string.ascii_letters + string.digits
@@ -25,6 +26,11 @@ def site_label(position: int) -> str:
         text = digits[rest] + text
         if not position:
             return f"s{text}"
+
+
+def label_of(node_name: str) -> str:
+    """Return the label that a node's name bears after the runtime's fusions, which add to it in front and behind."""
+    return re.split(r"[_/]", node_name.removeprefix("fused "), maxsplit=1)[0]
 
 
 def _short_names() -> Iterator[str]:

@@ -6,7 +6,19 @@ from collections.abc import Iterable
 
 from onnx import NodeProto
 
-__all__ = ["attribute_int", "attribute_ints", "attribute_text", "has_subgraph", "names_used"]
+__all__ = [
+    "RANDOM_OPS",
+    "attribute_int",
+    "attribute_ints",
+    "attribute_text",
+    "constants_alone",
+    "has_subgraph",
+    "names_used",
+]
+
+RANDOM_OPS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
 
 
 def attribute_int(node: NodeProto, name: str, default: int) -> int:
@@ -39,3 +51,20 @@ def names_used(nodes: Iterable[NodeProto]) -> set[str]:
             for graph in graphs:
                 used |= names_used(graph.node) | {o.name for o in graph.output}
     return used
+
+
+def constants_alone(nodes: Iterable[NodeProto], constants: Iterable[str]) -> frozenset[str]:
+    """Return the tensors that depend on constants alone, the constants themselves included.
+
+    The runtime computes them once, while it loads a model: no kernel of theirs executes afterwards.
+
+    Args:
+        nodes: of a graph, in the order of execution.
+        constants: names of its initializers.
+    """
+    known = set(constants)
+    for node in nodes:
+        used = names_used([node])
+        if node.op_type not in RANDOM_OPS and (used or node.op_type == "Constant") and used <= known:
+            known.update(o for o in node.output if o)
+    return frozenset(known)

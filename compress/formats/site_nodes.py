@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from modeltailor.compress.formats.blockwise import emit_block_gather, emit_block_matmul
+from modeltailor.compress.formats.blockwise import emit_block_gather, emit_block_matmul, emit_row_gather
 from modeltailor.compress.formats.emitter import MICROSOFT, Emitter
 from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
 from modeltailor.compress.formats.integer_ops import Folding
 from modeltailor.compress.formats.names import site_label
 from modeltailor.compress.formats.parts import Part
 from modeltailor.compress.formats.ranges import QuantParams
+from modeltailor.compress.formats.transposed import spread_of
 from modeltailor.compress.pack import tree_bytes
 from modeltailor.compress.vocabulary import Format
 from modeltailor.errors import CandidateError
@@ -38,6 +39,8 @@ class _Plan(Protocol):
     def part_of(self) -> Callable[[SiteNode, Format], Part]: ...
     @property
     def params_of(self) -> Callable[[str, int], QuantParams | None]: ...
+    @property
+    def block_accuracy(self) -> int: ...
 
 
 def part_bytes(part: Part) -> int:
@@ -66,19 +69,21 @@ def emit_site(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, f
     match kind:
         case "conv" | "depthwise" if is_static and fmt.activation_bits == 8:
             return _emit_conv(emitter, folding, plan, site, part)
-        case "gemm" if is_static:
+        case "conv-transpose" if is_static and fmt.activation_bits == 8:
+            return _emit_transposed(emitter, folding, plan, site, part)
+        case "gemm" if is_static and fmt.activation_bits == 8:
             return _emit_gemm(emitter, folding, plan, site, part)
-        case "matmul" if is_static:
+        case "matmul" if is_static and fmt.activation_bits == 8:
             return _emit_matmul(emitter, folding, plan, site, part)
         case "matmul" | "gemm" if fmt.scheme == "dynamic":
             return _emit_dynamic(emitter, folding, site, part)
         case "matmul" | "gemm" if fmt.scheme == "block":
-            return Emitted(*emit_block_matmul(emitter, site, part, fmt))
+            return Emitted(*emit_block_matmul(emitter, site, part, fmt, plan.block_accuracy))
         case "embedding" if fmt.scheme == "block":
             return Emitted(*emit_block_gather(emitter, site, part, fmt))
         case "embedding" if fmt.scheme == "weight-only":
             return _emit_table(emitter, site, part)
-        case "conv" | "depthwise" if is_static:
+        case "conv" | "depthwise" | "conv-transpose" | "matmul" | "gemm" if is_static:
             return _emit_wide(emitter, folding, plan, site, part, fmt)
         case "recurrent" | "other":
             pass
@@ -168,6 +173,31 @@ def _emit_conv(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, 
         "QLinearConv", inputs, [emitter.made_integer(output, yp)], name=site_label(site.site.position), **attributes
     )
     return Emitted("QLinearConv", part_bytes(part))
+
+
+def _emit_transposed(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, part: Part) -> Emitted:
+    spread = spread_of(emitter.graph, site)
+    output, yp = folding.clipped(site.output, plan.params_of)
+    if spread is None or yp is None:
+        raise CandidateError("UNSUPPORTED", site.site.name, "it is no plain convolution, or its output has no range")
+    x, xp = _integer_input(emitter, plan, site)
+    channels = (part.integers.shape[0], part.integers.shape[1])
+    if part.table is None and part.tree is None and part.planes is None:
+        weight = emitter.constant(spread.of_weight(part.integers))
+    else:
+        weight = spread.emit_weight(emitter, integer_weight(emitter, part), channels)
+    scale = spread.of_values(part.scale)
+    inputs = [x, *emitter.scalars(xp), weight, emitter.constant(scale), emitter.constant(np.asarray(0, np.int8))]
+    inputs += emitter.scalars(yp)
+    bias = _integer_bias(part, xp.scale, channels[1])
+    if bias is not None:
+        inputs.append(emitter.constant(spread.of_values(bias)))
+    made = emitter.made_integer(output, yp)
+    value = made if spread.is_plain else emitter.fresh("v")
+    attributes: dict[str, Any] = {"pads": spread.pads} if any(spread.pads) else {}
+    emitter.node("QLinearConv", inputs, [value], name=site_label(site.site.position), **attributes)
+    spread.emit_output(emitter, value, made)
+    return Emitted("QLinearConv", part_bytes(part) + scale.nbytes - part.scale.nbytes)
 
 
 def _wants_integers(folding: Folding, tensor: str, plan: _Plan) -> bool:
@@ -288,10 +318,14 @@ def _emit_wide(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, 
     domain = "" if emitter.graph.opset >= 21 else MICROSOFT
     q, back = emitter.fresh("q"), emitter.fresh("d")
     emitter.node("QuantizeLinear", [emitter.as_float(site.input), *emitter.scalars(params)], [q], domain=domain)
-    channels = site.site.weight_shape[1] * site.group
     # equal scales by channel keep the runtime from rounding the weights once more, see Emitter.as_float
+    is_matrix = site.site.kind in ("matmul", "gemm")
+    shape = site.site.weight_shape
+    inputs_first = is_matrix or site.site.kind == "conv-transpose"
+    channels = shape[1 - site.out_axis] if inputs_first else shape[1] * site.group
     ends = [emitter.constant(np.full(channels, emitter.tensor_value(k))) for k in emitter.scalars(params)]
-    emitter.node("DequantizeLinear", [q, *ends], [back], domain=domain, axis=1)
+    axis = -1 if is_matrix else 1
+    emitter.node("DequantizeLinear", [q, *ends], [back], domain=domain, axis=axis)
     emitter.made_float(back)
     return _emit_float_kernel(emitter, folding, site, part, back, "computed in float between 16-bit conversions")
 
@@ -314,7 +348,12 @@ def _emit_half(emitter: Emitter, site: SiteNode) -> Emitted:
 
 
 def _emit_table(emitter: Emitter, site: SiteNode, part: Part) -> Emitted:
-    """An embedding whose table stays int8 in memory: rows are gathered first and scaled afterwards."""
+    """An embedding whose table stays small in memory: rows are gathered first and scaled afterwards.
+
+    Four bits stay four bits: unfolding a large table while loading would take several times its float bytes.
+    """
+    if part.bits == 4 and part.tree is None and part.table is None and part.integers.shape[1] % 2 == 0:
+        return Emitted(*emit_row_gather(emitter, site, part))
     ids = emitter.as_float(site.input)
     rows, scales, cast = emitter.fresh("r"), emitter.fresh("s"), emitter.fresh("c")
     label = site_label(site.site.position)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         decode,
         encode,
         join_function,
+        mapped,
         shape_function,
         tree_bytes,
     )
@@ -29,6 +30,7 @@ __all__ = [
     "decode",
     "encode",
     "join_function",
+    "mapped",
     "pack_planes",
     "packed_bytes",
     "plane_weights",
@@ -48,6 +50,7 @@ _HOMES = {
     "decode": "coded",
     "encode": "coded",
     "join_function": "coded",
+    "mapped": "coded",
     "shape_function": "coded",
     "tree_bytes": "coded",
     "UNPACK": "function",

@@ -3,7 +3,8 @@
 Huffman 1952; the layout is that of a Huffman-shaped wavelet tree (Grossi, Gupta and Vitter 2003): a value's path from
 the root is its code, and each inner node keeps the bits of the values that pass it, in their order. Decoding needs no
 loop over values, only running sums and gathers, so that ONNX Runtime does it while loading. Weights that are mostly
-zero take little more than one bit each: this is the sparse form, too.
+zero take little more than one bit each: this is the sparse form, too. Where a tree of all values would cost more in
+nodes than it saves (8-bit weights have 255 of them), one node does: a map of the zeros, and the other values as bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from onnx import FunctionProto, NodeProto, helper, numpy_helper
 
 from modeltailor.compress.pack.function import DOMAIN
 
-__all__ = ["JOIN", "NODE_BYTES", "SHAPE", "Tree", "decode", "encode", "join_function", "shape_function", "tree_bytes"]
+__all__ = [
+    "JOIN",
+    "NODE_BYTES",
+    "SHAPE",
+    "Tree",
+    "decode",
+    "encode",
+    "join_function",
+    "mapped",
+    "shape_function",
+    "tree_bytes",
+]
 
 JOIN = "j"
 SHAPE = "r"
@@ -31,12 +43,12 @@ class Tree:
     Attributes:
         bits: one bit a value, eight a byte, the first in the highest bit; 1 goes right.
         left: subtree, or the one value of a leaf.
-        right: likewise.
+        right: likewise; of a map (see :func:`mapped`) the values themselves, int8 in their order.
     """
 
     bits: NDArray[np.uint8]
     left: Tree | int
-    right: Tree | int
+    right: Tree | NDArray[np.int8] | int
 
 
 def encode(values: NDArray[np.integer]) -> Tree | None:
@@ -59,6 +71,13 @@ def encode(values: NDArray[np.integer]) -> Tree | None:
     return made
 
 
+def mapped(values: NDArray[np.int8]) -> Tree | None:
+    """Return one node that tells zeros from the others, which stay bytes; ``None`` if there are only zeros or none."""
+    flat = values.reshape(-1)
+    bits = flat != 0
+    return None if bool(bits.all()) or not bool(bits.any()) else Tree(np.packbits(bits), 0, flat[bits].astype(np.int8))
+
+
 def _leaves(shape: object) -> list[int]:
     if isinstance(shape, tuple):
         return _leaves(shape[0]) + _leaves(shape[1])
@@ -76,10 +95,12 @@ def _split(values: NDArray[np.int16], shape: object) -> Tree | int:
     return Tree(np.packbits(bits), _split(values[~bits], shape[0]), _split(values[bits], shape[1]))
 
 
-def tree_bytes(tree: Tree | int) -> int:
+def tree_bytes(tree: Tree | NDArray[np.int8] | int) -> int:
     """Return the bytes that a tree takes in the file, the calls that decode it included."""
     if isinstance(tree, int):
         return 0
+    if isinstance(tree, np.ndarray):
+        return tree.nbytes + NODE_BYTES
     return tree.bits.nbytes + NODE_BYTES + tree_bytes(tree.left) + tree_bytes(tree.right)
 
 
@@ -96,9 +117,11 @@ def decode(tree: Tree | int, shape: tuple[int, ...]) -> NDArray[np.int32]:
     return _flat(tree)[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
 
 
-def _flat(tree: Tree | int) -> NDArray[np.int32]:
+def _flat(tree: Tree | NDArray[np.int8] | int) -> NDArray[np.int32]:
     if isinstance(tree, int):
         return np.array([tree], np.int32)
+    if isinstance(tree, np.ndarray):
+        return tree.astype(np.int32)
     return join(tree.bits, _flat(tree.left), _flat(tree.right))
 
 

@@ -44,10 +44,10 @@ def unpack_function(opset: int) -> FunctionProto:
         n("Mod", ["b", "t"], ["d"]),  # BitwiseAnd came with opset 18
         n("Flatten", ["d"], ["e"], axis=1),
         n("MatMulInteger", ["w", "e"], ["f"]),  # the sum over planes, exact in int32
+        n("Cast", ["f"], ["g"], to=TensorProto.INT8),  # at once: what follows is copied while loading
         n("ReduceProd", ["s"], ["n"], keepdims=1),
-        n("Slice", ["f", "z", "n", "o"], ["g"]),  # drops what fills up the last byte
-        n("Reshape", ["g", "s"], ["i"]),
-        n("Cast", ["i"], ["y"], to=TensorProto.INT8),
+        n("Slice", ["g", "z", "n", "o"], ["i"]),  # drops what fills up the last byte
+        n("Reshape", ["i", "s"], ["y"]),
     ]
     return helper.make_function(DOMAIN, UNPACK, ["p", "w", "s"], ["y"], nodes, [helper.make_opsetid("", opset)])
 

@@ -171,11 +171,12 @@ def test_a_quantized_region_has_no_conversion_inside(fmt: str) -> None:
     assert "Conv" not in kept
 
 
-def test_the_same_recipe_gives_the_same_bytes(tmp_path) -> None:
+@pytest.mark.parametrize("settings", [Settings(), Settings(rounding="adaround")])
+def test_the_same_recipe_gives_the_same_bytes(tmp_path, settings: Settings) -> None:
     formats = {"stem": Format.parse("w3a8"), "wide": Format.parse("w4"), "head": Format.parse("codebook2")}
-    first = COMPOSERS["conv"].compose(formats)
-    again = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats)
-    cached = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats)
+    first = COMPOSERS["conv"].compose(formats, settings)
+    again = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats, settings)
+    cached = Composer(MODELS["conv"], INPUTS["conv"], cache_dir=tmp_path).compose(formats, settings)
     assert len({hashlib.sha256(m.model_bytes).hexdigest() for m in (first, again, cached)}) == 1
     assert list(tmp_path.iterdir())
 
@@ -221,6 +222,23 @@ def test_activation_settings(method: str, signed: bool, symmetric: bool) -> None
     assert (TensorProto.UINT8 in kinds.values()) is not signed
 
 
+@pytest.mark.parametrize("fmt", ["w8a8", "w8a8-dynamic", "codebook4a8"])
+def test_two_products_fit_16_bits_unless_the_whole_range_is_asked_for(fmt: str) -> None:
+    composer = COMPOSERS["transformer" if fmt == "w8a8-dynamic" else "conv"]
+    formats = {s.name: Format.parse(fmt) for s in composer.sites if fmt in {f.name for f in composer.formats(s)}}
+    assert formats
+
+    def largest(settings: Settings) -> int:
+        plain = unpack_model(onnx.load_from_string(composer.compose(formats, settings).model_bytes))
+        weights = [numpy_helper.to_array(t) for t in plain.graph.initializer if t.data_type == TensorProto.INT8]
+        return max(int(np.abs(w.astype(np.int64)).max()) for w in weights if w.ndim > 1)
+
+    assert largest(Settings()) == 63  # 2 * 255 * 63 < 2 ** 15
+    assert largest(Settings(reduce_range=False)) == 127
+    if fmt == "w8a8":
+        assert largest(Settings(activation_signed=True)) == 127  # 2 * 127 * 127 fits anyway
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -228,6 +246,7 @@ def test_activation_settings(method: str, signed: bool, symmetric: bool) -> None
         Settings(rounding="nearest"),
         Settings(bias_correction=False),
         Settings(equalize=True),
+        Settings(rounding="adaround"),
     ],
 )
 def test_weight_settings(settings: Settings) -> None:
@@ -237,6 +256,41 @@ def test_weight_settings(settings: Settings) -> None:
     assert _relative(_run(made.model_bytes, "conv"), _run(composer.float_model(), "conv")) < 0.2
     for site, report in zip(composer.sites, made.sites, strict=True):
         assert report.stored_bytes <= composer.stored_bytes(site, formats[site.name], settings)
+
+
+@pytest.mark.parametrize("fmt", ["w8-block32", "w4-block32", "w2-block32"])
+@pytest.mark.parametrize("rounding", ["nearest", "gptq", "adaround"])
+def test_block_settings(fmt: str, rounding: str) -> None:
+    """Zero points never make blocks worse by much, are stored packed, and both accuracy levels run."""
+    composer = COMPOSERS["transformer"]
+    formats = {s.name: Format.parse(fmt) for s in composer.sites if Format.parse(fmt) in composer.formats(s)}
+    reference = _run(composer.float_model(), "transformer")
+    errors = {}
+    for symmetric in (True, False):
+        settings = Settings(rounding=rounding, block_symmetric=symmetric, block_accuracy=1)
+        made = composer.compose(formats, settings)
+        errors[symmetric] = _relative(_run(made.model_bytes, "transformer"), reference)
+        for site, report in zip(composer.sites, made.sites, strict=True):
+            if site.name in formats:
+                assert report.stored_bytes <= composer.stored_bytes(site, formats[site.name], settings)
+        graph = onnx.load_from_string(made.model_bytes).graph
+        nodes = [n for n in graph.node if n.op_type == "MatMulNBits"]
+        assert {len(n.input) for n in nodes} == {3 if symmetric else 4}
+        assert {a.i for n in nodes for a in n.attribute if a.name == "accuracy_level"} == {1}
+    assert errors[False] < max(1.15 * errors[True], 0.02)
+
+
+@pytest.mark.parametrize("fmt", ["w3a8", "codebook3a8", "codebook3"])
+def test_learned_rounding_is_as_good_as_compensation(fmt: str) -> None:
+    composer = COMPOSERS["conv"]
+    formats = {s.name: Format.parse(fmt) for s in composer.sites if Format.parse(fmt) in composer.formats(s)}
+    reference = _run(composer.float_model(), "conv")
+    errors = {
+        r: _relative(_run(composer.compose(formats, Settings(rounding=r)).model_bytes, "conv"), reference)
+        for r in ("nearest", "gptq", "adaround")
+    }
+    assert errors["adaround"] < 0.95 * errors["nearest"]
+    assert errors["adaround"] < 1.2 * errors["gptq"]
 
 
 def test_compensation_and_correction_pay() -> None:
@@ -289,12 +343,14 @@ def test_what_cannot_be_done_is_said() -> None:
         prepare(b"garbage")
 
 
-def test_tables_stay_small_in_memory() -> None:
+@pytest.mark.parametrize(("fmt", "kind", "width"), [("w8", TensorProto.INT8, 64), ("w4", TensorProto.UINT8, 32)])
+def test_tables_stay_small_in_memory(fmt: str, kind: int, width: int) -> None:
     composer = COMPOSERS["transformer"]
-    made = composer.compose({"table": Format.parse("w4")})
-    optimized = optimized_model(made.model_bytes)
-    table = next(t for t in optimized.graph.initializer if tuple(t.dims) == (50, 64))
-    assert table.data_type == TensorProto.INT8
+    made = composer.compose({"table": Format.parse(fmt)})
+    held = optimized_model(made.model_bytes).graph.initializer
+    assert [(t.data_type, tuple(t.dims)) for t in held if t.dims and t.dims[0] == 50 and t.dims[-1] != 1] == [
+        (kind, (50, width))
+    ]
 
 
 def recurrent() -> onnx.ModelProto:
