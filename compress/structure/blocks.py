@@ -30,8 +30,9 @@ class PassThrough(nn.Module):
 def removable_blocks(module: nn.Module, example_inputs: Inputs) -> tuple[str, ...]:
     """List the blocks that can be replaced by the identity, in the order of the module.
 
-    A block is a numbered child of a ``Sequential`` or ``ModuleList`` that has at least two convolutions or linear
-    layers, is called once, and returns a tensor of the shape of its first argument, and nothing else.
+    A block is a child of a ``Sequential``, a ``ModuleList`` or a module that is nothing but a row of modules of one class
+    (``b1``, ``b2`` ...). It has at least two convolutions or linear layers, is called once, and returns a tensor of the
+    shape of its first argument, and nothing else.
 
     Args:
         module: not changed.
@@ -55,6 +56,12 @@ def remove_blocks(module: nn.Module, example_inputs: Inputs, names: Sequence[str
         module.set_submodule(name, PassThrough(found[name]))
 
 
+def _is_row(parent: nn.Module) -> bool:
+    children = dict(parent.named_children())
+    kinds = {type(child) for child in children.values()}
+    return len(children) > 1 and len(kinds) == 1 and all(name[-1].isdigit() for name in children)
+
+
 def _blocks(module: nn.Module, example_inputs: Inputs) -> dict[str, bool]:
     """Names of removable blocks, and whether each returns a tuple."""
     seen: dict[str, list[bool | None]] = {}
@@ -69,7 +76,7 @@ def _blocks(module: nn.Module, example_inputs: Inputs) -> dict[str, bool]:
     candidates = {
         f"{name}.{key}" if name else key: child
         for name, parent in module.named_modules()
-        if isinstance(parent, nn.Sequential | nn.ModuleList)
+        if isinstance(parent, nn.Sequential | nn.ModuleList) or _is_row(parent)
         for key, child in parent.named_children()
         if sum(isinstance(m, _LAYERS) for m in child.modules()) >= 2
     }

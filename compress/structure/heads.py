@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from modeltailor.compress.structure.calling import call, first_tensor
+from modeltailor.compress.structure.scores import Figures, weight_values
+from modeltailor.compress.structures import ChannelScore
 
 __all__ = ["Attention", "find_attention", "head_scores", "remove_heads"]
 
@@ -83,13 +85,16 @@ def remove_heads(module: nn.Module, attention: Attention, gone: Sequence[int]) -
                 setattr(part, name, value)
 
 
-def head_scores(module: nn.Module, attention: Attention, slopes: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Score the heads: squared norm of their weights, or their first-order effect on the loss if ``slopes`` are given.
+def head_scores(
+    module: nn.Module, attention: Attention, score: ChannelScore = "magnitude", figures: Figures | None = None
+) -> Tensor:
+    """Score the heads as :func:`modeltailor.compress.structure.scores.channel_scores` scores channels.
 
     Args:
         module: what the attention belongs to.
         attention: the attention.
-        slopes: gradient by parameter name.
+        score: which; there are no normalisations inside, so ``bn-scale`` means ``magnitude``.
+        figures: from :func:`modeltailor.compress.structure.scores.figures_for`.
 
     Returns:
         float32 [heads].
@@ -97,13 +102,17 @@ def head_scores(module: nn.Module, attention: Attention, slopes: Mapping[str, Te
     total = torch.zeros(attention.heads)
     for name in attention.members:
         weight = _linear(module, name).weight.detach()
-        value = weight.square() if slopes is None else weight * slopes[f"{name}.weight"]
+        value = weight_values(name, weight, score, figures)
         axis = 1 if name == attention.output else 0
+        if score == "activation" and figures is not None:
+            if axis == 0:
+                continue
+            value = value * figures.energies[name]
         per_entry = value.sum(1 - axis).view(-1, attention.heads, weight.shape[axis] // attention.heads)
         if name in attention.inputs and len(attention.inputs) == 1:
             per_entry = value.sum(1).view(3, attention.heads, -1)
         part = per_entry.sum((0, 2))
-        total += part.abs() if slopes is not None else part / part.mean().clamp_min(1e-12)
+        total += part / part.mean().clamp_min(1e-12) if score in ("magnitude", "bn-scale") else part.abs()
     return total
 
 

@@ -64,7 +64,7 @@ def learn_once(
             return True
     checkpoint = None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint")
     done = distill(
-        student, _ready_to_teach(teacher, train), train, training,
+        student, _ready_to_teach(teacher, train, fold=not training.features), train, training,
         task=task, checkpoint=checkpoint, progress=progress, deadline_s=deadline_s,
     )  # fmt: skip
     settle(student)
@@ -76,13 +76,18 @@ def learn_once(
         cache.remove(f"{key}.checkpoint")
         if done.full:
             cache.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
+    if progress is not None:
+        progress(1.0)
     return False
 
 
-def _ready_to_teach(teacher: nn.Module, train: TrainingData) -> nn.Module:
-    """A copy that answers the same, faster: normalisations folded, weights laid out for image convolutions."""
+def _ready_to_teach(teacher: nn.Module, train: TrainingData, *, fold: bool = True) -> nn.Module:
+    """A copy that answers the same, faster: normalisations folded, weights laid out for image convolutions.
+
+    Without ``fold`` each layer still gives what it gave, for those who look inside.
+    """
     made = copy.deepcopy(teacher).eval()
-    if len(train.inputs) > 1 or next(iter(train.inputs.values())).ndim != 4:
+    if not fold or len(train.inputs) > 1 or next(iter(train.inputs.values())).ndim != 4:
         return made
     made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs, _ = train.batch(np.arange(min(4, len(train))))

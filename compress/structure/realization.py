@@ -1,39 +1,33 @@
-"""From a decision about structure to a network that has it: cut, inherit, learn again; trained once, used often."""
+"""A network of the structure asked for, taught by the original; trained once, used often."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from modeltailor.canonical import content_key
-from modeltailor.compress.structure.blocks import remove_blocks
-from modeltailor.compress.structure.calling import Inputs, named_inputs, output_shapes
+from modeltailor.compress.structure.assistants import assistant_structures, n_assistants
+from modeltailor.compress.structure.calling import Inputs, named_inputs
 from modeltailor.compress.structure.cost import count_parameters, layer_costs
-from modeltailor.compress.structure.distillation import Task
-from modeltailor.compress.structure.groups import prunable
-from modeltailor.compress.structure.heads import find_attention, head_scores, remove_heads
+from modeltailor.compress.structure.fake_quantization import settle_weights
 from modeltailor.compress.structure.learning import fingerprint, learn_once
-from modeltailor.compress.structure.pruning_graph import Coupling, PruningGraph
-from modeltailor.compress.structure.scores import channel_scores, gradients
-from modeltailor.compress.structure.shortcuts import rewrite_shortcuts
+from modeltailor.compress.structure.losses import Task
+from modeltailor.compress.structure.reshaping import StudentFactory, kept_channels, reshape
+from modeltailor.compress.structure.scores import NEEDS_DATA
+from modeltailor.compress.structure.sparsity import hold_zeros, zero_masks
 from modeltailor.compress.structure.training_data import TrainingData
-from modeltailor.compress.vocabulary import Structure
-from modeltailor.errors import CandidateError, ConfigError
+from modeltailor.compress.structure.weight_cache import WeightCache
+from modeltailor.compress.structures import Structure
+from modeltailor.compress.training import Training
 
 __all__ = ["Realized", "StudentFactory", "kept_channels", "realize", "reshape"]
-
-StudentFactory = Callable[[float, float], nn.Module]
-"""The user's ``student(width, depth)``: a smaller network with the same inputs and outputs."""
-
-_SCORE_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +41,7 @@ class Realized:
         key: content key of structure, original weights, data, schedule and seed.
         trained: it learned after it was cut.
         from_cache: its weights were trained before.
+        assistants: middle sizes that learned before it did.
         seconds: wall-clock time of the whole call.
     """
 
@@ -56,20 +51,8 @@ class Realized:
     key: str
     trained: bool
     from_cache: bool
+    assistants: int
     seconds: float
-
-
-def kept_channels(channels: int, share: float, multiple: int, divisor: int = 1) -> int:
-    """Return how many of ``channels`` stay: the nearest multiple, at least one multiple; or all, if that is nearer.
-
-    Groups smaller than a multiple are cut to multiples of ``divisor`` instead.
-    """
-    step = math.lcm(multiple, divisor)
-    if step >= channels:
-        step = divisor
-    wanted = share * channels
-    nearest = max(step, math.floor(wanted / step + 0.5) * step)
-    return channels if nearest > channels or channels - wanted < abs(nearest - wanted) else nearest
 
 
 def realize(
@@ -94,7 +77,7 @@ def realize(
         module: the original; not changed.
         example_inputs: one example, for tracing.
         train: what it learns from; without it, or without ``structure.training``, weights are only inherited.
-        calibration: batches for the ``taylor`` score.
+        calibration: what scores, low ranks and zeros are decided by, as far as they look at data.
         cache_dir: trained weights and checkpoints lie here; ``None`` keeps nothing.
         seed: of shuffling and augmentation, mixed with the schedule's own.
         multiple: kept channels are rounded to it.
@@ -109,18 +92,27 @@ def realize(
     """
     started = time.monotonic()
     inputs = named_inputs(module, example_inputs)
-    made = reshape(structure, module, inputs, multiple=multiple, calibration=calibration, student=student)
+
+    def build(wanted: Structure) -> nn.Module:
+        return reshape(wanted, module, inputs, multiple=multiple, calibration=calibration, student=student)
+
+    made = build(structure)
     training = structure.training
     learns = training is not None and training.epochs > 0 and train is not None and not structure.is_original
     key = _key(structure, module, inputs, train if learns else None, calibration, seed, multiple, task)
-    from_cache = False
+    from_cache, chain = False, 0
     if learns:
         assert training is not None
         assert train is not None
-        from_cache = learn_once(
-            made, module, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), key=key,
-            cache_dir=cache_dir, task=task, progress=progress, deadline_s=deadline_s,
+        course = _Course(
+            original=module, train=train, seed=seed, key=key, cache_dir=cache_dir, task=task, progress=progress,
+            deadline_s=deadline_s,
         )  # fmt: skip
+        middle = assistant_structures(
+            structure, n_assistants(count_parameters(module), count_parameters(made), training.assistants)
+        )
+        chain = len(middle)
+        made, from_cache = course.teach(made, training, [partial(build, m) for m in middle], structure)
     return Realized(
         module=made,
         parameters=count_parameters(made),
@@ -128,136 +120,64 @@ def realize(
         key=key,
         trained=learns,
         from_cache=from_cache,
+        assistants=chain,
         seconds=time.monotonic() - started,
     )
 
 
-def reshape(
-    structure: Structure,
-    module: nn.Module,
-    example_inputs: Inputs,
-    *,
-    multiple: int = 8,
-    calibration: TrainingData | None = None,
-    student: StudentFactory | None = None,
-) -> nn.Module:
-    """Return a copy of ``module`` with that structure and inherited weights, untrained.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Course:
+    """One student's way from the original, over its assistants, to its last weights."""
 
-    Raises:
-        CandidateError, ConfigError: as :func:`realize`.
-    """
-    inputs = named_inputs(module, example_inputs)
-    wanted = output_shapes(copy.deepcopy(module).eval(), inputs)
-    if structure.width != 1.0 or structure.depth != 1.0:
-        if student is None:
-            raise ConfigError(
-                "CFG-11", "structure", "width and depth need a student function", "name student(width, depth)"
-            )
-        made = student(structure.width, structure.depth)
-        _inherit(made, module)
-    else:
-        made = copy.deepcopy(module)
-    made.eval()
-    producers = _producers(made, inputs) if structure.keep and structure.removed else {}
-    if structure.removed:
-        remove_blocks(made, inputs, structure.removed)
-    if structure.keep:
-        _remove_channels(made, inputs, structure, producers, multiple, calibration)
-    try:
-        got = output_shapes(made, inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise CandidateError(
-            "UNSUPPORTED", ", ".join(g for g, _ in structure.keep) or "structure",
-            f"the changed network does not run: {error}", "keep these groups whole",
-        ) from error  # fmt: skip
-    if got != wanted:
-        raise CandidateError("UNSUPPORTED", "structure", f"outputs must keep shape {wanted}; got {got}", "keep more")
-    return made
+    original: nn.Module
+    train: TrainingData
+    seed: int
+    key: str
+    cache_dir: Path | None
+    task: Task | None
+    progress: Callable[[float], None] | None
+    deadline_s: float | None
 
+    def teach(
+        self, student: nn.Module, training: Training, assistants: list[Callable[[], nn.Module]], structure: Structure
+    ) -> tuple[nn.Module, bool]:
+        """Return the trained student and whether it came from the cache; the stages share epochs and deadline."""
+        stages = len(assistants) + 1
+        started = time.monotonic()
+        part = dataclasses.replace(
+            training, epochs=training.epochs / stages, seed=training.seed * 1_000_003 + self.seed
+        )
+        plain = copy.deepcopy(student)
+        if structure.sparsity:
+            hold_zeros(student, zero_masks(student, dict(structure.sparsity)))
+        teacher = self.original
+        done_before = (
+            self.cache_dir is not None and WeightCache(folder=self.cache_dir).load(f"{self.key}.weights") is not None
+        )
+        for stage, make in enumerate([] if done_before else assistants):
+            assistant = make()
+            learn_once(
+                assistant, teacher, self.train, dataclasses.replace(part, features=()), key=f"{self.key}-{stage}",
+                cache_dir=self.cache_dir, task=self.task, progress=self._share(stage, stages),
+                deadline_s=self._left(started, stage, stages),
+            )  # fmt: skip
+            teacher = assistant
+        from_cache = learn_once(
+            student, teacher, self.train, part, key=self.key, cache_dir=self.cache_dir, task=self.task,
+            settle=settle_weights, settled=plain, progress=self._share(stages - 1, stages),
+            deadline_s=self._left(started, stages - 1, stages),
+        )  # fmt: skip
+        return (plain if from_cache else student), from_cache
 
-def _producers(made: nn.Module, inputs: dict[str, Tensor]) -> dict[str, tuple[str, ...]]:
-    """The layers behind each group, before blocks go."""
-    copied = copy.deepcopy(made)
-    rewrite_shortcuts(copied, inputs)
-    return {
-        **{c.root: c.producers for c in prunable(PruningGraph(copied, inputs))},
-        **{a.name: a.inputs for a in find_attention(copied, inputs)},
-    }
+    def _share(self, stage: int, stages: int) -> Callable[[float], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda position: progress((stage + position) / stages)
 
-
-def _remove_channels(
-    made: nn.Module,
-    inputs: dict[str, Tensor],
-    structure: Structure,
-    producers: dict[str, tuple[str, ...]],
-    multiple: int,
-    calibration: TrainingData | None,
-) -> None:
-    replaced = rewrite_shortcuts(made, inputs)
-    before = {name: _shape(made, name) for name in replaced}
-    slopes: dict[str, Tensor] | None = None
-    if structure.score == "taylor":
-        if calibration is None:
-            raise ConfigError("CFG-11", "structure.score", "taylor needs calibration data", "give it, or use magnitude")
-        rows = torch.arange(min(_SCORE_ROWS, len(calibration))).numpy()
-        slopes = gradients(made, *calibration.batch(rows))
-    attentions = {a.name: a for a in find_attention(made, inputs)}
-    silent: dict[str, list[int]] = {}
-    for name, share in structure.keep:
-        if name in attentions:
-            scores = head_scores(made, attentions[name], slopes)
-            silent[name] = _weakest(scores, attentions[name].heads - kept_channels(len(scores), share, 1), 1)
-    graph = PruningGraph(made, inputs)
-    couplings = prunable(graph)
-    plans: list[tuple[Coupling, list[int]]] = []
-    for name, share in structure.keep:
-        if name in attentions:
-            continue
-        coupling = _coupling(couplings, name, producers)
-        if coupling is None:
-            continue  # it went with its block
-        keep = kept_channels(coupling.channels, share, multiple, coupling.divisor)
-        scores = channel_scores(made, coupling, structure.score, slopes)
-        plans.append((coupling, _weakest(scores, coupling.channels - keep, coupling.divisor)))
-    for coupling, gone in plans:
-        if gone:
-            graph.remove(coupling, gone)
-    for name, heads in silent.items():
-        remove_heads(made, attentions[name], heads)
-    for name, original in replaced.items():
-        if _shape(made, name) == before[name]:
-            made.set_submodule(name, original)  # untouched: the shortcut without weights is cheaper
-
-
-def _coupling(couplings: tuple[Coupling, ...], name: str, producers: dict[str, tuple[str, ...]]) -> Coupling | None:
-    """The coupling of that name; if its first layer went with a block, the one that shares a layer with it.
-
-    Raises:
-        CandidateError: the original network has no such group.
-    """
-    exact = next((c for c in couplings if c.root == name), None)
-    if exact is not None:
-        return exact
-    if name not in producers:
-        raise CandidateError("UNSUPPORTED", name, "is not a channel group of this model", "list channel_groups()")
-    return next((c for c in couplings if set(c.producers) & set(producers[name])), None)
-
-
-def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
-    return tuple(module.get_parameter(f"{name}.weight").shape)
-
-
-def _weakest(scores: Tensor, n: int, divisor: int) -> list[int]:
-    """Channels to remove, equally many in each part of a grouped convolution."""
-    parts = scores.view(divisor, -1)
-    order = torch.argsort(parts, dim=1, stable=True)[:, : n // divisor]
-    return sorted((order + torch.arange(divisor)[:, None] * parts.shape[1]).flatten().tolist())
-
-
-def _inherit(made: nn.Module, module: nn.Module) -> None:
-    """Copy the weights whose names and shapes agree."""
-    own, given = made.state_dict(), module.state_dict()
-    made.load_state_dict({k: given[k] if k in given and given[k].shape == v.shape else v for k, v in own.items()})
+    def _left(self, started: float, stage: int, stages: int) -> float | None:
+        """What is left of the deadline, in equal parts for the stages to come."""
+        if self.deadline_s is None:
+            return None
+        return max(0.0, self.deadline_s - (time.monotonic() - started)) / (stages - stage)
 
 
 def _key(
@@ -270,7 +190,9 @@ def _key(
     multiple: int,
     task: Task | None,
 ) -> str:
-    scored = calibration if structure.score == "taylor" and structure.keep else None
+    looks = bool(structure.keep and structure.score in NEEDS_DATA) or bool(structure.ranks)
+    looks = looks or bool(structure.sparsity and structure.sparsity_score != "magnitude")
+    scored = calibration if looks else None
     return content_key(
         {
             "structure": structure,
@@ -281,7 +203,7 @@ def _key(
             "seed": seed,
             "multiple": multiple,
             "task": task,
-            "version": 1,
+            "version": 2,
         },
         32,
     )

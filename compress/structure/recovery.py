@@ -16,10 +16,14 @@ from modeltailor.compress.structure.calling import Inputs, named_inputs
 from modeltailor.compress.structure.distillation import Task
 from modeltailor.compress.structure.fake_quantization import round_weights, settle_weights
 from modeltailor.compress.structure.learning import fingerprint, learn_once, norms_behind
+from modeltailor.compress.structure.schedule import optimizer_of
+from modeltailor.compress.structure.sparsity import hold_zeros, sparse_layers, zero_masks
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.vocabulary import Format, Training
 
 __all__ = ["Recovered", "recover"]
+
+_GENTLER = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,7 +62,8 @@ def recover(
     """Train ``module`` with its weights rounded as ``formats`` will store them.
 
     Rounded are the layers below 8 bits with a scale an output channel (``w2`` to ``w7``, ``w2a8`` to ``w7a8``). 8-bit
-    activations are left to calibration: what they cost is small beside what low bits of weights cost.
+    activations are left to calibration: what they cost is small beside what low bits of weights cost. Layers that are
+    sparse stay sparse.
 
     Args:
         module: the network to quantize; not changed.
@@ -66,7 +71,7 @@ def recover(
         teacher: whose answers are learned, usually the fp32 original; not changed.
         example_inputs: one example, for finding the normalisation behind each layer.
         train: what it learns from.
-        training: the schedule.
+        training: the schedule; without a learning rate a fifth of the usual peak: the weights are good already.
         cache_dir: trained weights and checkpoints lie here.
         seed: of shuffling and augmentation.
         task: what the output means; guessed if ``None``.
@@ -78,6 +83,7 @@ def recover(
     """
     started = time.monotonic()
     made = copy.deepcopy(module).eval()
+    training = dataclasses.replace(training, learning_rate=_gentle_rate(made, training))
     layers = {n for n, m in made.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)}
     bits = {
         name: fmt.weight_bits
@@ -86,7 +92,7 @@ def recover(
     }
     key = content_key(
         {
-            "recovery": 1,
+            "recovery": 2,
             "model": fingerprint(module),
             "teacher": fingerprint(teacher),
             "bits": bits,
@@ -100,7 +106,9 @@ def recover(
     from_cache = False
     if bits:
         plain = copy.deepcopy(made)
+        masks = zero_masks(made, sparse_layers(made))
         round_weights(made, bits, norms_behind(made, named_inputs(made, example_inputs)))
+        hold_zeros(made, masks)
         from_cache = learn_once(
             made, teacher, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), key=key,
             cache_dir=cache_dir, task=task, settle=settle_weights, settled=plain,
@@ -108,3 +116,8 @@ def recover(
         )  # fmt: skip
         made = plain if from_cache else made
     return Recovered(module=made, bits=bits, key=key, from_cache=from_cache, seconds=time.monotonic() - started)
+
+
+def _gentle_rate(module: nn.Module, training: Training) -> float:
+    _, peak = optimizer_of(module, training)
+    return peak if training.learning_rate is not None else peak * _GENTLER

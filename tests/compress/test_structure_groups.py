@@ -166,7 +166,7 @@ def test_what_cannot_go_is_named(structure: Structure, image: Tensor) -> None:
         reshape(structure, Residual(), image)
 
 
-@pytest.mark.parametrize("score", ["magnitude", "bn-scale", "taylor"])
+@pytest.mark.parametrize("score", ["magnitude", "bn-scale", "taylor", "fisher", "activation"])
 def test_each_score_finds_the_channels_that_do_nothing(score: str, image: Tensor) -> None:
     from modeltailor.compress.structure import TrainingData
 

@@ -99,7 +99,7 @@ def test_heads_and_widths_are_groups(kind: type[nn.Module], tokens: Tensor) -> N
 
 
 @pytest.mark.parametrize("kind", [Fused, Split])
-@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+@pytest.mark.parametrize("score", ["magnitude", "taylor", "fisher", "activation"])
 def test_silent_heads_go_without_changing_the_function(kind: type[nn.Module], score: str, tokens: Tensor) -> None:
     from modeltailor.compress.structure import TrainingData
 

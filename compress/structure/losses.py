@@ -1,0 +1,69 @@
+"""How far a student's answer is from its teacher's: class probabilities, embeddings, values.
+
+Hinton et al. 2015 (arXiv:1503.02531) for classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional
+
+from modeltailor.compress.training import Training
+
+__all__ = ["Task", "answer_loss", "task_of"]
+
+Task = Literal["classification", "regression", "embedding"]
+
+
+def task_of(output: Tensor, labels: Tensor | None) -> Task:
+    """Guess what the output means: integer labels make classes, float labels values, 3-D outputs embeddings."""
+    if labels is not None:
+        return "regression" if labels.is_floating_point() else "classification"
+    if output.ndim == 3:
+        return "embedding"
+    return "classification" if output.ndim in (2, 4) and output.shape[1] > 1 else "regression"
+
+
+def answer_loss(
+    answer: Tensor, target: Tensor, labels: Tensor | None, training: Training, task: Task | None = None
+) -> Tensor:
+    """Return the mean loss of a batch.
+
+    Args:
+        answer: of the student.
+        target: of the teacher, the same shape.
+        labels: [n] or [n, ...], or ``None``.
+        training: temperature and the weight of the labels.
+        task: what the output means; guessed if ``None``.
+    """
+    task = task or task_of(target, labels)
+    if task == "classification":
+        return _class_loss(answer, target, labels, training)
+    if task == "embedding":
+        return _embedding_loss(answer, target)
+    learned = functional.mse_loss(answer, target)
+    weight = training.hard_label_weight if labels is not None else 0.0
+    if weight > 0 and labels is not None:
+        return (1 - weight) * learned + weight * functional.mse_loss(answer, labels.view_as(answer))
+    return learned
+
+
+def _class_loss(answer: Tensor, target: Tensor, labels: Tensor | None, training: Training) -> Tensor:
+    axis = 1 if answer.ndim == 4 else -1
+    answer, target = answer.movedim(axis, -1).flatten(0, -2), target.movedim(axis, -1).flatten(0, -2)
+    soft = training.temperature
+    loss = functional.kl_div(
+        functional.log_softmax(answer / soft, -1), functional.log_softmax(target / soft, -1),
+        reduction="batchmean", log_target=True,
+    ) * (soft * soft)  # fmt: skip
+    weight = training.hard_label_weight
+    if weight > 0 and labels is not None:
+        loss = (1 - weight) * loss + weight * functional.cross_entropy(answer, labels.flatten())
+    return loss
+
+
+def _embedding_loss(answer: Tensor, target: Tensor) -> Tensor:
+    away = 1 - functional.cosine_similarity(answer, target, dim=-1).mean()
+    return away + functional.mse_loss(answer, target) / target.pow(2).mean().clamp_min(1e-12)

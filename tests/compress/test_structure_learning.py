@@ -1,0 +1,226 @@
+"""How students learn: features, assistants, early stopping, schedules that cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeltailor.compress import Format, Recipe, Settings, Structure, Training, recipe_from_plain
+from modeltailor.compress.structure import TrainingData, assistant_structures, distill, n_assistants, realize
+from modeltailor.compress.structure.computing import autocast, training_device
+from modeltailor.compress.structure.losses import answer_loss
+from modeltailor.compress.structure.watching import held_out_rows
+from modeltailor.errors import ConfigError
+
+
+class Net(nn.Module):
+    def __init__(self, width: int, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.second, self.head = nn.Linear(6, width), nn.Linear(width, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return TrainingData(inputs={"x": np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)})
+
+
+def inner_error(student: Net, teacher: Net, data: TrainingData) -> float:
+    """How badly the best linear map from the student's first layer gives the teacher's."""
+    x = torch.from_numpy(data.inputs["x"])
+    with torch.no_grad():
+        mine, theirs = student.first(x), teacher.first(x)
+        mine = torch.cat([mine, torch.ones(len(x), 1)], 1)
+        fitted = mine @ torch.linalg.lstsq(mine, theirs).solution
+        return float((fitted - theirs).square().mean() / theirs.var())
+
+
+def test_hints_reach_inside_through_a_projection(data: TrainingData) -> None:
+    teacher = Net(24).eval()
+    found = []
+    for features in ((), ("first",)):
+        student = Net(4, seed=1)
+        training = Training(epochs=30, batch_size=50, learning_rate=0.02, features=features, feature_weight=3.0)
+        distill(student, teacher, data, training, task="regression")
+        assert not student.first._forward_hooks
+        assert not teacher.first._forward_hooks
+        found.append(inner_error(student, teacher, data))
+    assert found[1] < 0.9 * found[0]
+
+
+def test_attention_maps_of_images_are_matched() -> None:
+    rng = np.random.default_rng(0)
+    images = TrainingData(inputs={"x": rng.normal(size=(128, 3, 8, 8)).astype(np.float32)})
+    torch.manual_seed(0)
+
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, stride=2, padding=1), nn.Flatten(),
+            nn.Linear(width * 16, 4),
+        )  # fmt: skip
+
+    teacher, x = net(16).eval(), torch.from_numpy(images.inputs["x"])
+
+    def apart(student: nn.Module) -> float:
+        maps = []
+        for network in (student, teacher):
+            with torch.no_grad():
+                maps.append(nn.functional.normalize(network[2](network[1](network[0](x))).square().mean(1).flatten(1)))
+        return float((maps[0] - maps[1]).square().sum(1).mean())
+
+    found = []
+    for features in ((), ("2",)):
+        torch.manual_seed(3)
+        student = net(4)
+        training = Training(
+            epochs=20, batch_size=32, learning_rate=0.01, features=features, feature_loss="attention", feature_weight=20
+        )
+        distill(student, teacher, images, training, task="regression")
+        found.append(apart(student))
+    assert found[1] < 0.7 * found[0]
+
+
+@pytest.mark.parametrize("features", [("nothing",), ("first=nothing",), ("head=",)])
+def test_layers_that_are_not_there_are_named(features: tuple[str, ...], data: TrainingData) -> None:
+    with pytest.raises(ConfigError, match=r"nothing|head="):
+        distill(Net(4), Net(8), data, Training(epochs=0.1, features=features), task="regression")
+
+
+def test_held_out_rows_are_never_learned_from(data: TrainingData) -> None:
+    learned, watched = held_out_rows(400, 0.1, seed=3)
+    assert len(watched) == 40
+    assert sorted([*learned, *watched]) == list(range(400))
+    asked: list[Tensor] = []
+
+    class Teacher(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(x)
+            return super().forward(x)
+
+    training = Training(epochs=2, batch_size=50, holdout=0.1, seed=3)
+    distill(Net(4), Teacher(8), data, training, task="regression")
+    seen = {tuple(row) for x in asked for row in x.tolist()}
+    held = {tuple(row) for row in data.inputs["x"][watched].tolist()}
+    assert not seen & held
+
+
+def test_patience_ends_a_training_that_gets_worse_and_hands_back_the_best(data: TrainingData) -> None:
+    teacher = Net(8).eval()
+    student = Net(8)  # it knows everything already: training can only spoil it
+    rng = np.random.default_rng(0)
+    noisy = TrainingData(inputs=data.inputs, labels=rng.normal(size=(400, 3)).astype(np.float32))
+    training = Training(
+        epochs=60, batch_size=50, learning_rate=0.05, optimizer="adamw", holdout=0.2, patience=3, ema=0.0,
+        hard_label_weight=1.0,
+    )  # fmt: skip
+    done = distill(student, teacher, noisy, training)
+    assert done.stopped_early
+    assert done.full
+    assert done.steps < 0.5 * 60 * 320 / 50
+    longer = Net(8)
+    spoiled = distill(longer, teacher, noisy, Training(**{**_plain(training), "patience": 0}))
+    assert not spoiled.stopped_early
+    _, watched = held_out_rows(400, 0.2, training.seed)
+    x, y = torch.from_numpy(noisy.inputs["x"][watched]), torch.from_numpy(noisy.labels[watched])  # type: ignore[index]
+    with torch.no_grad():
+        losses = [float(answer_loss(n(x), teacher(x), y, training)) for n in (student, longer)]
+    assert losses[0] < losses[1]
+
+
+def _plain(training: Training) -> dict[str, object]:
+    return {name: getattr(training, name) for name in Training.__slots__}
+
+
+def test_patience_needs_something_to_watch() -> None:
+    with pytest.raises(ConfigError, match="held-out"):
+        Training(patience=2)
+
+
+def test_assistants_stand_between() -> None:
+    assert [n_assistants(800, s, "auto") for s in (800, 101, 100, 12, 1)] == [0, 0, 1, 2, 3]
+    assert n_assistants(800, 800, 2) == 2
+    structure = Structure(keep=(("a", 0.25),), removed=("x", "y", "z", "w"), ranks=(("b", 3),))
+    (middle,) = assistant_structures(structure, 1)
+    assert middle.keep == (("a", 0.5),)
+    assert set(middle.removed) < set(structure.removed)
+    assert len(middle.removed) == 2
+    assert middle.ranks == ()
+    first, second = assistant_structures(Structure(width=0.125), 2)
+    assert first.width == pytest.approx(0.5)
+    assert second.width == pytest.approx(0.25)
+
+
+def test_the_student_learns_from_its_assistant(data: TrainingData, tmp_path: Path) -> None:
+    whole = Net(24).eval()
+    training = Training(epochs=3, batch_size=50, assistants=2)
+    seen: list[float] = []
+    made = realize(
+        Structure(width=0.25, training=training), whole, example_inputs=torch.zeros(1, 6), train=data,
+        student=lambda width, _: Net(round(24 * width), seed=2), task="regression", cache_dir=tmp_path,
+        progress=seen.append,
+    )  # fmt: skip
+    assert made.assistants == 2
+    assert len(list(tmp_path.glob("*.weights"))) == 3
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    alone = realize(
+        Structure(width=0.25, training=Training(epochs=3, batch_size=50, assistants=0)), whole, example_inputs=torch.zeros(1, 6),
+        train=data, student=lambda width, _: Net(round(24 * width), seed=2), task="regression",
+    )  # fmt: skip
+    assert alone.assistants == 0
+    assert alone.key != made.key
+
+
+def test_low_precision_is_for_images_and_tokens_alone() -> None:
+    device = training_device(Training(device="cpu"))
+    assert device.type == "cpu"
+    with autocast(Training(), device, suits=False):
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast(Training(precision="float32"), device, suits=True):
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_where_there_is_one(data: TrainingData) -> None:
+    teacher, student = Net(24).eval(), Net(8, seed=1)
+    seen: list[str] = []
+    student.first.register_forward_hook(lambda _, __, out: seen.append(out.device.type))
+    distill(student, teacher, data, Training(epochs=1, batch_size=50), task="regression")
+    assert set(seen) == {"cuda"}
+    assert next(student.parameters()).device.type == "cpu"
+    assert next(teacher.parameters()).device.type == "cpu"
+
+
+def test_the_same_schedule_has_the_same_key() -> None:
+    same = [Structure(removed=("a",), training=Training(epochs=e)) for e in (8, 8.0)]
+    assert same[0].key == same[1].key
+    assert Structure(removed=("a",), training=Training(epochs=8, patience=2, holdout=0.1)).key != same[0].key
+
+
+def test_recipes_are_read_back_as_they_were_written() -> None:
+    structure = Structure(
+        keep=(("a", 0.5),), ranks=(("b", 3),), sparsity=(("c", 0.5),), pattern="2:4", sparsity_score="obs",
+        resolution=0.75, score="fisher", training=Training(features=("a", "b=c"), holdout=0.1, patience=2, assistants=1),
+    )  # fmt: skip
+    recipe = Recipe(structure=structure)
+    assert recipe_from_plain(json.loads(json.dumps(recipe.to_plain()))) == recipe
+    old = recipe.to_plain()
+    assert isinstance(old["structure"], dict)
+    for name in ("ranks", "sparsity", "pattern", "sparsity_score", "resolution"):
+        del old["structure"][name]
+    assert recipe_from_plain(old).structure.keep == structure.keep  # records of earlier runs
+
+
+def test_settings_say_nothing_where_no_site_is_quantized() -> None:
+    asked = Settings(range_method="minmax", reduce_range=False)
+    assert Recipe(settings=asked).key == Recipe().key
+    assert Recipe(formats=(("a", Format.parse("fp32")),), settings=asked) == Recipe()
+    assert Recipe(formats=(("a", Format.parse("w8a8")),), settings=asked).settings == asked
