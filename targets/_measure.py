@@ -11,11 +11,20 @@ from time import perf_counter_ns
 
 import onnxruntime as ort
 
-from modeltailor.targets.agent.device_side import BARE_MODEL, reset_peak, settle, status_bytes, timed
+from modeltailor.targets.agent.device_side import (
+    BARE_MODEL,
+    calls_per_second,
+    reset_peak,
+    settle,
+    single_times,
+    status_bytes,
+    tells_memory,
+    timed,
+)
 from modeltailor.targets.device import Inputs, RuntimeOptions
-from modeltailor.targets.session import feed_for, open_session
+from modeltailor.targets.session import feed_for, open_session, refuse_fall_back
 
-__all__ = ["Block", "Loaded", "Memory", "block", "load", "memory", "warm_up"]
+__all__ = ["Block", "Loaded", "Memory", "block", "callers", "load", "memory", "singles", "warm_up"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +65,10 @@ def load(path: Path, inputs: Inputs, options: RuntimeOptions) -> Loaded:
     feed = feed_for(session, inputs)
     began = perf_counter_ns()
     session.run(None, feed)
+    first = perf_counter_ns()
+    refuse_fall_back(path, feed, options)
     _held[:] = [(session, feed)]
-    return Loaded(load_ms=(opened - start) / 1e6, first_ms=(perf_counter_ns() - began) / 1e6)
+    return Loaded(load_ms=(opened - start) / 1e6, first_ms=(first - began) / 1e6)
 
 
 def _run() -> None:
@@ -83,12 +94,25 @@ def block(n_dropped: int, n: int) -> Block:
     )
 
 
-def memory(path: Path, inputs: Inputs, options: RuntimeOptions) -> Memory:
+def singles(n: int, longest_s: float) -> tuple[float, ...]:
+    """Time ``n`` inferences one by one, fewer where ``longest_s`` is over before; milliseconds in order."""
+    return tuple(single_times(_run, n, longest_s))
+
+
+def callers(n: int, seconds: float) -> float:
+    """Inferences a second that ``n`` callers of the one session get done together."""
+    return calls_per_second(_run, n, seconds)
+
+
+def memory(path: Path, inputs: Inputs, options: RuntimeOptions) -> Memory | None:
     """Measure the peak resident memory of loading and of running a model; the process must be fresh.
 
-    The base is a process that has the runtime, the inputs, and a session of one ``Identity``. ``ru_maxrss`` is
-    inherited from the parent, and Python's own counters do not see native memory, hence ``VmHWM``.
+    ``None`` where the system does not tell (only Linux does). The base is a process that has the runtime, the inputs,
+    and a session of one ``Identity``. ``ru_maxrss`` is inherited from the parent, and Python's own counters do not see
+    native memory, hence ``VmHWM``.
     """
+    if not tells_memory():
+        return None
     bare = open_session(BARE_MODEL, options)
     gc.collect()
     base = status_bytes("VmRSS")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modeltailor.errors import ConfigError
 
@@ -44,6 +44,14 @@ class Budget:
             raise ConfigError(
                 "CFG-07", "budget.max_drop", f"must be 0 or more; got {self.max_drop}", "give points lost"
             )
+
+    def on_device(self, own: Budget) -> Budget:
+        """The limits that hold on one of several devices: its own latency and memory in place of these, the rest alike."""
+        return replace(
+            self,
+            latency_ms=self.latency_ms if own.latency_ms is None else own.latency_ms,
+            memory_bytes=self.memory_bytes if own.memory_bytes is None else own.memory_bytes,
+        )
 
     @property
     def is_empty(self) -> bool:

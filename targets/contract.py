@@ -118,6 +118,19 @@ class DeviceContract:
         assert asked.load_ms > 0
         assert asked.first_inference_ms > 0
 
+    def test_single_inferences_and_callers_only_when_asked(self, case: DeviceCase) -> None:
+        """Single times are as many as asked for, about as long as the blocks say; callers get a rate."""
+        without = case.device.time((case.fast,), case.inputs, case.plan).facts[0]
+        assert without.singles_ms == ()
+        assert without.runs_per_second is None
+        timings = case.device.time((case.fast, case.slow), case.inputs, replace(case.plan, singles=40, callers=2))
+        for index, facts in enumerate(timings.facts):
+            assert len(facts.singles_ms) == 40
+            assert 0.2 < median(facts.singles_ms) / _latency_ms(timings, index) < 5.0
+            assert facts.runs_per_second is not None
+            assert facts.runs_per_second > 0
+        assert median(timings.facts[1].singles_ms) > median(timings.facts[0].singles_ms)
+
     def test_broken_candidate_is_named_and_the_device_goes_on(self, case: DeviceCase) -> None:
         """The error names the file; the device measures the next one."""
         for artifacts in ((case.fast, case.broken), (case.broken, case.fast)):

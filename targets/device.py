@@ -38,12 +38,18 @@ class RuntimeOptions:
         intra_op_threads: threads inside one operator; operators run one after another.
         spinning: whether idle threads spin; off on shared machines.
         optimization: graph optimization level of the session.
+        precision: lower precisions in which the provider may compute floats on its own (``tf32``, ``fp16`` ...); its
+            other switches of that kind are turned off.
     """
 
     provider: str = "CPUExecutionProvider"
     intra_op_threads: int = 1
     spinning: bool = False
     optimization: Literal["none", "basic", "extended", "all"] = "all"
+    precision: tuple[str, ...] = ()
+
+
+_ADDS_EXACTLY = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +74,12 @@ class DeviceFacts:
     fingerprint: str
     instructions: tuple[str, ...] = ()
 
+    @property
+    def may_saturate(self) -> bool:
+        """Whether its integer kernels add pairs of 8-bit products in 16 bits: x86 without VNNI; see ``saturation.py``."""
+        named = set(self.instructions)
+        return bool(named & {"avx2", "avx512f"}) and not named & _ADDS_EXACTLY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimingPlan:
@@ -80,6 +92,11 @@ class TimingPlan:
         block_ms: least milliseconds of a block.
         warmup_s: longest warm-up of an artifact, in seconds.
         memory: also read the peak memory of each artifact, in a fresh process of its own.
+        singles: also time so many inferences of each artifact one by one, in a fresh process of its own; percentiles
+            are made of them. 0 for none.
+        callers: also count the inferences that so many callers get out of one session at a time, in a fresh process;
+            0 for none.
+        callers_s: seconds of that count.
         timeout_s: wall-clock limit of the whole call.
     """
 
@@ -89,6 +106,9 @@ class TimingPlan:
     block_ms: float = 50.0
     warmup_s: float = 2.0
     memory: bool = False
+    singles: int = 0
+    callers: int = 0
+    callers_s: float = 2.0
     timeout_s: float = 120.0
 
 
@@ -117,12 +137,17 @@ class RunFacts:
         first_inference_ms: the first run after loading.
         peak_load_bytes: rise of the peak resident memory over the bare runtime, after loading; ``None`` if not asked.
         peak_run_bytes: the same after at least three inferences.
+        singles_ms: milliseconds of single inferences in order; empty if not asked for. Fewer than asked where time ran
+            out.
+        runs_per_second: inferences a second of all callers together; ``None`` if not asked for.
     """
 
     load_ms: float
     first_inference_ms: float
     peak_load_bytes: int | None = None
     peak_run_bytes: int | None = None
+    singles_ms: tuple[float, ...] = ()
+    runs_per_second: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -102,6 +102,8 @@ class FakeDevice:
                 first_inference_ms=2.0 * ms,
                 peak_load_bytes=self.peak_bytes(path) if plan.memory else None,
                 peak_run_bytes=self.peak_bytes(path) if plan.memory else None,
+                singles_ms=self._singles(ms, plan.singles),
+                runs_per_second=1000.0 / ms if plan.callers else None,
             )
             for path, ms in zip(artifacts, truth, strict=True)
         )
@@ -137,6 +139,11 @@ class FakeDevice:
             baseline_blocks_ms=tuple(tuple(e) for e in enclosing),
             steady=(True,) * len(truth),
         )
+
+    def _singles(self, ms: float, n: int) -> tuple[float, ...]:
+        times = ms * self._slowness() * np.exp(self._rng.normal(0.0, self.noise, n))
+        slow = self._rng.random(n) < self.spikes
+        return tuple(float(t) for t in np.where(slow, 3.0 * times, times)) if n else ()
 
     def _gap(self) -> float:
         if not self.bursts:

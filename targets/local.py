@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, cast
 from modeltailor.canonical import content_key
 from modeltailor.errors import CandidateError, DeviceError, ModelTailorError
 from modeltailor.targets import machine
-from modeltailor.targets.agent.device_side import DROPPED, SHORTEST_WARM_UP_S, fit_blocks, measure_quads
+from modeltailor.targets.agent.device_side import (
+    DROPPED,
+    SHORTEST_WARM_UP_S,
+    fit_blocks,
+    measure_quads,
+    system_state,
+)
 from modeltailor.targets.device import (
     DeviceFacts,
     Inputs,
@@ -25,6 +31,7 @@ from modeltailor.targets.device import (
 )
 from modeltailor.targets.isolation import Child
 from modeltailor.targets.lock import measurement_token
+from modeltailor.targets.runtime_version import refuse_other_runtime
 
 if TYPE_CHECKING:
     from modeltailor.targets._measure import Block, Loaded, Memory
@@ -119,7 +126,10 @@ class LocalDevice:
         provider = self.profile.provider
         if not self.profile.is_local and provider != _CPU:
             provider = _CPU  # the stand-in has no such accelerator; the evidence label says that it is none
-        return RuntimeOptions(provider=provider, intra_op_threads=self.profile.threads, spinning=False)
+        precision = self.profile.precision if provider == self.profile.provider else ()
+        return RuntimeOptions(
+            provider=provider, intra_op_threads=self.profile.threads, spinning=False, precision=precision
+        )
 
     @property
     def _memory_limit_bytes(self) -> int | None:
@@ -129,9 +139,15 @@ class LocalDevice:
         return limit if limit >= _LEAST_MEMORY_BYTES else None
 
     def describe(self) -> DeviceFacts:
-        """Say what device and runtime this is."""
+        """Say what device and runtime this is.
+
+        Raises:
+            DeviceError: the profile is of this machine and speaks of another version of the runtime.
+        """
         runtime, processor, instructions = machine.runtime(), machine.processor(), machine.instructions()
         options = self.options
+        if self.profile.is_local:
+            refuse_other_runtime(self.profile.name, runtime, self.profile.runtime_version)
         return DeviceFacts(
             name=self.profile.name,
             evidence="measured-on-device" if self.profile.is_local else "measured-here",
@@ -167,26 +183,45 @@ class LocalDevice:
                     kept.append(runner.loaded)
                     faults += runner.faults
                     preemptions += runner.preemptions
+            extra = [self._extra(path, inputs, plan, deadline, len(artifacts) - i) for i, path in enumerate(artifacts)]
             conditions = machine.Counters.now().conditions_since(before)
+            shown = {k: v for k, v in system_state().items() if k not in dict(conditions)}
         facts = tuple(
             RunFacts(
                 load_ms=median(one.load_ms for one in several),
                 first_inference_ms=median(one.first_ms for one in several),
                 peak_load_bytes=peak.load_bytes if peak else None,
                 peak_run_bytes=peak.run_bytes if peak else None,
+                singles_ms=singles_ms,
+                runs_per_second=per_second,
             )
-            for several, peak in zip(loaded, peaks, strict=True)
+            for several, peak, (singles_ms, per_second) in zip(loaded, peaks, extra, strict=True)
         )
-        extra = (("major_page_faults", float(faults)), ("preemptions", float(preemptions)))
-        return Timings(pairs=tuple(pairs), facts=facts, conditions=(*conditions, *extra))
+        suffered = (("major_page_faults", float(faults)), ("preemptions", float(preemptions)))
+        return Timings(pairs=tuple(pairs), facts=facts, conditions=(*conditions, *shown.items(), *suffered))
 
     def _child(self) -> Child:
         return Child(memory_bytes=self._memory_limit_bytes, threads=self.profile.threads, name="measure")
 
-    def _memory(self, path: Path, inputs: Inputs, deadline: float) -> Memory:
+    def _memory(self, path: Path, inputs: Inputs, deadline: float) -> Memory | None:
         with self._child() as child:
             runner = _Runner(child=child, path=path, deadline=deadline)
-            return cast("Memory", runner.call("memory", path=path, inputs=inputs, options=self.options))
+            return cast("Memory | None", runner.call("memory", path=path, inputs=inputs, options=self.options))
+
+    def _extra(
+        self, path: Path, inputs: Inputs, plan: TimingPlan, deadline: float, n_left: int
+    ) -> tuple[tuple[float, ...], float | None]:
+        """Single inferences and concurrent callers, in a process of its own, within this artifact's share of the time."""
+        if not plan.singles and not plan.callers:
+            return (), None
+        with self._child() as child:
+            runner = _Runner(child=child, path=path, deadline=deadline)
+            runner.prepare(inputs, self.options, plan)
+            left = 0.8 * max(0.1, deadline - time.monotonic()) / n_left
+            times = runner.call("singles", n=plan.singles, longest_s=left) if plan.singles else ()
+            seconds = min(plan.callers_s, left)
+            rate = runner.call("callers", n=plan.callers, seconds=seconds) if plan.callers else None
+            return cast("tuple[float, ...]", times), cast("float | None", rate)
 
     def _pair(
         self, artifacts: Sequence[Path], inputs: Inputs, plan: TimingPlan, deadline: float, soft: float

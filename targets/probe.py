@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ProbeEntry", "ProbeKind", "ProbeTable", "probe"]
 
-ProbeKind = Literal["conv", "depthwise", "matmul", "matvec", "channels", "conversion", "bandwidth", "threads"]
+ProbeKind = Literal[
+    "conv", "depthwise", "matmul", "matvec", "channels", "sparsity", "conversion", "bandwidth", "threads"
+]
 
-_VERSION = 1
+_VERSION = 2
 _PLAN = TimingPlan(pairs=1, quads=3, block_inferences=10, block_ms=10.0, warmup_s=0.15, timeout_s=90.0)
-_KINDS: tuple[ProbeKind, ...] = ("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "matvec")
+_KINDS: tuple[ProbeKind, ...] = (
+    *("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "sparsity", "matvec"),
+)
 _COUNTS = (12, 16, 24, 32, 48, 64)
 
 
@@ -42,7 +46,8 @@ class ProbeEntry:
 
     Attributes:
         kind: what was computed.
-        format: number format, as recipes name it; for ``channels`` ``fp32`` or ``w8a8``, empty where none applies.
+        format: number format, as recipes name it, or ``bf16``; for ``channels`` ``fp32`` or ``w8a8``, for ``sparsity``
+            ``zeros``, empty where none applies.
         detail: the variant (``u8s8 per channel``, ``accuracy level 4``, ``24 channels``, ``2 threads`` ...).
         ms: milliseconds of one inference; ``None`` if it did not run.
         speedup: over the first of its kind in the same processes (fp32; the fewest channels; one thread); ``None`` if
@@ -184,17 +189,22 @@ class _Probe:
             name = f"{kind}-{number}.onnx"
             onnx.save(trial.model(), self.folder / name)
             paths[name] = trial
-        while paths:
+        runs, refused = list(paths), dict[str, str]()
+        while True:
             try:
-                timings = self.device.time([self.folder / name for name in paths], inputs, _PLAN)
+                timings = self.device.time([self.folder / name for name in runs], inputs, _PLAN)
+                break
             except CandidateError as error:
-                if error.where not in paths or error.where == f"{kind}-0.onnx":
+                if error.where not in runs or error.where == f"{kind}-0.onnx":
                     raise
-                failed = paths.pop(error.where)
-                self.entries.append(ProbeEntry(kind=kind, format=failed.format, detail=failed.detail, error=error.what))
-                continue
-            self.entries += [_entry(kind, t, timings, i) for i, t in enumerate(paths.values())]
-            return
+                refused[error.where] = error.what
+                runs.remove(error.where)
+        for name, trial in paths.items():
+            if name in refused:
+                why = refused[name]
+                self.entries.append(ProbeEntry(kind=kind, format=trial.format, detail=trial.detail, error=why))
+            else:
+                self.entries.append(_entry(kind, trial, timings, runs.index(name)))
 
     def ms(self, kind: ProbeKind, detail: str) -> float | None:
         """Milliseconds of one entry."""
@@ -219,13 +229,18 @@ def _entry(kind: ProbeKind, trial: _Trial, timings: Timings, index: int) -> Prob
 
 
 def _conv_trials(depthwise: bool, width: int, side: int) -> list[_Trial]:
+    """What is tried of convolutions; bf16, which most runtimes refuse, early: what it cost to start is lost then."""
     from modeltailor.targets import _probe_models as nets
 
-    def quantized(activation: str, weight: str, per_channel: bool) -> _Trial:
-        detail = f"{activation}{weight} per {'channel' if per_channel else 'tensor'}"
+    def plain(number: str) -> _Trial:
         return _Trial(
-            "w8a8",
-            detail,
+            number, number, lambda: nets.conv_net(channels=width, side=side, depthwise=depthwise, number=number)
+        )
+
+    def quantized(activation: str, weight: str, per_channel: bool) -> _Trial:
+        return _Trial(
+            "w8a16" if activation == "u16" else "w8a8",
+            f"{activation}{weight} per {'channel' if per_channel else 'tensor'}",
             lambda: nets.quantized_conv_net(
                 channels=width,
                 side=side,
@@ -236,21 +251,30 @@ def _conv_trials(depthwise: bool, width: int, side: int) -> list[_Trial]:
             ),
         )
 
-    return [
-        _Trial("fp32", "fp32", lambda: nets.conv_net(channels=width, side=side, depthwise=depthwise)),
-        quantized("u8", "s8", True),
-        quantized("s8", "s8", True),
-        *([] if depthwise else [quantized("u8", "s8", False), quantized("u8", "u8", False)]),
-        _Trial("fp16", "fp16", lambda: nets.conv_net(channels=width, side=side, depthwise=depthwise, float_bits=16)),
-    ]
+    def dynamic(weight: str) -> _Trial:
+        return _Trial(
+            "w8a8-dynamic",
+            f"{weight} weights per tensor",
+            lambda: nets.dynamic_conv_net(channels=width, side=side, weight=weight),
+        )
+
+    both = [plain("fp32"), quantized("u8", "s8", True), quantized("s8", "s8", True), plain("fp16")]
+    if depthwise:
+        return both
+    more = [quantized("u8", "s8", False), quantized("u8", "u8", False), quantized("u16", "s8", True)]
+    return [both[0], plain("bf16"), *both[1:], *more, dynamic("u8"), dynamic("s8")]
 
 
 def _matmul_trials(rows: int, width: int) -> list[_Trial]:
+    """What is tried of matrix products; with one row, as when text is made word by word, only what keeps floats."""
     from modeltailor.targets import _probe_models as nets
+
+    def plain(number: str) -> _Trial:
+        return _Trial(number, number, lambda: nets.matmul_net(rows=rows, width=width, number=number))
 
     def static(activation: str, weight: str) -> _Trial:
         return _Trial(
-            "w8a8",
+            "w8a16" if activation == "u16" else "w8a8",
             f"{activation}{weight} per channel",
             lambda: nets.quantized_matmul_net(
                 rows=rows, width=width, activation=activation, weight=weight, per_channel=True
@@ -267,15 +291,35 @@ def _matmul_trials(rows: int, width: int) -> list[_Trial]:
             lambda: nets.block_net(rows=rows, width=width, bits=bits, accuracy_level=level),
         )
 
+    blocks = [block(bits, level) for bits in (8, 4, 2) for level in (1, 4)]
+    if rows == 1:
+        return [plain("fp32"), dynamic("s8c", "s8 weights per channel"), *blocks]
     return [
-        _Trial("fp32", "fp32", lambda: nets.matmul_net(rows=rows, width=width)),
+        plain("fp32"),
+        plain("bf16"),
         static("u8", "s8"),
         static("s8", "s8"),
+        plain("fp16"),
         static("u8", "u8"),
+        static("u16", "s8"),
         dynamic("s8c", "s8 weights per channel"),
         dynamic("u8", "u8 weights per tensor"),
-        *(block(bits, level) for bits in (8, 4, 2) for level in (1, 4)),
-        _Trial("fp16", "fp16", lambda: nets.matmul_net(rows=rows, width=width, float_bits=16)),
+        *blocks,
+    ]
+
+
+def _sparsity_trials(width: int, side: int) -> list[_Trial]:
+    """The same convolutions with ever more zeros: does the runtime skip any?"""
+    from modeltailor.targets import _probe_models as nets
+
+    def thinned(zeros: str, detail: str) -> _Trial:
+        return _Trial("zeros", detail, lambda: nets.conv_net(channels=width, side=side, zeros=zeros))
+
+    return [
+        _Trial("fp32", "no zeros", lambda: nets.conv_net(channels=width, side=side)),
+        thinned("0.5", "50 % zeros anywhere"),
+        thinned("0.9", "90 % zeros anywhere"),
+        thinned("2:4", "two of every four channels"),
     ]
 
 
@@ -310,6 +354,8 @@ def _plan_of(kind: ProbeKind) -> tuple[Sequence[_Trial], tuple[int, ...]]:
             return _matmul_trials(64, 256), (1, 64, 256)
         case "matvec":
             return _matmul_trials(1, 512), (1, 1, 512)
+        case "sparsity":
+            return _sparsity_trials(32, 16), (1, 32, 16, 16)
         case "channels":
             return _channel_trials(), (1, 3, 16, 16)
         case "conversion":
@@ -335,7 +381,7 @@ def probe(
         device: what is probed.
         kinds: what to try, the most wanted first; a network without matrix products needs no ``matmul``.
         cache: folder that keeps a table a fingerprint; ``None`` measures anew and keeps nothing.
-        limit_s: no further kind is started after four fifths of it.
+        limit_s: a kind is left out if it would pass it at the pace so far; none is started after four fifths of it.
         with_threads: the same device with other thread counts, to see what more threads give; they are closed by
             whoever made them, and never cached.
 
@@ -352,18 +398,24 @@ def probe(
         return dataclasses.replace(known, left_out=())
     started = time.monotonic()
     left_out: list[ProbeKind] = []
+    n_tried = 0
 
-    def in_time(kind: ProbeKind) -> bool:
-        if time.monotonic() - started > 0.8 * limit_s:
+    def in_time(kind: ProbeKind, n_trials: int) -> bool:
+        """Whether a kind fits the time that is left, if its trials take as long as those before."""
+        nonlocal n_tried
+        spent = time.monotonic() - started
+        if spent > 0.8 * limit_s or (n_tried and spent * (1.0 + n_trials / n_tried) > limit_s):
             left_out.append(kind)
             return False
+        n_tried += n_trials
         return True
 
     with tempfile.TemporaryDirectory(prefix="modeltailor-probe-") as name:
         work = _Probe(device, Path(name), list(before))
         for kind in wanted:
-            if in_time(kind):
-                work.kind(kind, *_plan_of(kind))
+            trials, shape = _plan_of(kind)
+            if in_time(kind, len(trials)):
+                work.kind(kind, trials, shape)
         table = ProbeTable(
             device=facts.name,
             fingerprint=facts.fingerprint,
@@ -378,7 +430,7 @@ def probe(
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_text(kept, table.to_json())
         for threads, other in sorted((with_threads or {}).items()):
-            if in_time("threads"):
+            if in_time("threads", 1):
                 work.device = other
                 work.kind("threads", [_with_threads(threads)], (1, 64, 32, 32))
     return dataclasses.replace(table, entries=_threads_related(work.entries), left_out=tuple(dict.fromkeys(left_out)))

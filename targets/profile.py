@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from modeltailor.errors import ConfigError
+from modeltailor.targets.agent.device_side import PRECISION_SWITCHES
+from modeltailor.targets.providers import provider_named
 from modeltailor.targets.strict_yaml import read_mapping
 
 __all__ = ["FORMATS", "Figure", "Profile", "list_profiles", "load_profile"]
@@ -48,7 +51,11 @@ class Profile(_Strict):
         kind: sort of device.
         aliases: other names it answers to.
         runtime: runtime and backend that the figures hold for.
-        provider: ONNX Runtime execution provider.
+        runtime_version: version of it: ``>=1.18`` or ``1.32``, which takes ``1.32.1`` too; empty for any. A device that
+            is really reached and has another one is refused.
+        provider: ONNX Runtime execution provider, by its own name or a short one (``cuda``, ``qnn`` ...).
+        precision: lower precisions in which the provider may compute floats on its own; every other switch of the
+            provider is turned off. See :data:`~modeltailor.targets.agent.device_side.PRECISION_SWITCHES`.
         threads: threads inside one operator.
         processor: cores and clocks, in words.
         memory_bytes: memory of the device.
@@ -59,7 +66,14 @@ class Profile(_Strict):
         per_operator_overhead_us: time that an operator costs beside its work, microseconds.
         instructions: instruction sets that matter to number formats.
         reach: how it is reached: ``local`` is this machine, ``none`` means that another machine stands in.
-        address: host or serial number, where ``reach`` needs one.
+        address: ``user@host[:port]`` for ``ssh``, ``host:port`` for ``tcp``, serial number for ``adb``; a prefix
+            ``ssh://`` or ``adb://`` is allowed.
+        python: interpreter on a device reached by ``ssh``, with numpy and onnxruntime.
+        token_file: file with the token that an agent printed, for ``tcp``; beside the profile.
+        perf_test: ``onnxruntime_perf_test`` for the phone's processor, for ``adb``; beside the profile.
+        libraries: shared libraries that it needs, such as ``libonnxruntime.so``.
+        hottest_c: degrees Celsius above which the device is left to cool before it is measured on.
+        measured: file of latencies that were measured on the device, beside the profile; predictions start from it.
         notes: what a reader must know of the figures.
     """
 
@@ -68,7 +82,9 @@ class Profile(_Strict):
     kind: Literal["phone", "embedded", "desktop-cpu", "gpu"]
     aliases: tuple[str, ...] = ()
     runtime: str
+    runtime_version: Annotated[str, Field(pattern=r"^((>=)?\d+(\.\d+){0,3})?$")] = ""
     provider: str = "CPUExecutionProvider"
+    precision: tuple[Literal["tf32", "fp16", "bf16", "int8"], ...] = ()
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     processor: str = ""
     memory_bytes: Figure | None = None
@@ -78,14 +94,41 @@ class Profile(_Strict):
     bandwidth_gbps: Figure | None = None
     per_operator_overhead_us: Figure | None = None
     instructions: tuple[str, ...] = ()
-    reach: Literal["local", "ssh", "adb", "none"] = "none"
+    reach: Literal["local", "ssh", "tcp", "adb", "none"] = "none"
     address: str = ""
+    python: str = "python3"
+    token_file: str = ""
+    perf_test: str = ""
+    libraries: tuple[str, ...] = ()
+    hottest_c: Annotated[float, Field(ge=30.0, le=120.0)] = 85.0
+    measured: str = ""
     notes: str = ""
+
+    @field_validator("provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        try:
+            return provider_named(value)
+        except ConfigError as error:
+            raise ValueError(error.what) from error
+
+    @model_validator(mode="after")
+    def _switchable(self) -> Profile:
+        switches = PRECISION_SWITCHES.get(self.provider, {})
+        for name in self.precision:
+            if name not in switches:
+                there = f"it has {', '.join(switches)}" if switches else "it has none"
+                raise ValueError(f"precision: {self.provider} has no switch for {name}; {there}")
+        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> Profile:
-        if self.reach in ("ssh", "adb") and not self.address:
+        if self.reach in ("ssh", "tcp", "adb") and not self.address:
             raise ValueError(f"reach {self.reach} needs an address")
+        if self.reach == "tcp" and not self.token_file:
+            raise ValueError("reach tcp needs a token_file")
+        if self.reach == "adb" and not self.perf_test:
+            raise ValueError("reach adb needs perf_test, the onnxruntime_perf_test program for the phone's processor")
         return self
 
     @property
@@ -98,12 +141,22 @@ class Profile(_Strict):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
-def _parse(text: str, where: str) -> Profile:
+def _parse(text: str, where: str, folder: Path | None = None) -> Profile:
     data = read_mapping(text, where)
     try:
-        return Profile.model_validate(data)
+        profile = Profile.model_validate(data)
     except ValidationError as error:
         raise _refusal(error, where) from error
+    if folder is None:
+        return profile
+    return profile.model_copy(
+        update={
+            "token_file": str(folder / profile.token_file) if profile.token_file else "",
+            "perf_test": str(folder / profile.perf_test) if profile.perf_test else "",
+            "measured": str(folder / profile.measured) if profile.measured else "",
+            "libraries": tuple(str(folder / name) for name in profile.libraries),
+        }
+    )
 
 
 def _refusal(error: ValidationError, where: str) -> ConfigError:
@@ -135,17 +188,36 @@ def list_profiles() -> tuple[Profile, ...]:
     return tuple(sorted(_shipped().values(), key=lambda p: (p.kind, p.name)))
 
 
+def _addressed(text: str, folder: Path) -> Profile:
+    """A profile of a device that is known by its address alone."""
+    reach, _, address = text.partition("://")
+    name = re.sub(r"[^a-z0-9._-]+", "-", address.rpartition("@")[2].lower()).strip("-._")[:64]
+    data: dict[str, object] = {"name": name, "title": text, "kind": "embedded", "reach": reach, "address": address}
+    data["runtime"] = "as found there"
+    if reach == "adb":
+        data |= {"kind": "phone", "perf_test": str(folder / "onnxruntime_perf_test")}
+        data["libraries"] = [str(p) for p in sorted(folder.glob("libonnxruntime*.so"))]
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("CFG-10", "target", f"{text!r} is no address of a device", "e.g. ssh://pi@board") from error
+
+
 def load_profile(name_or_path: str | Path, *, folder: Path | None = None) -> Profile:
     """Return a shipped profile by name or alias, or read one from a YAML file.
 
     Args:
-        name_or_path: ``pixel-8``, ``phone``, ``boards/mine.yaml``; or ``mine`` for a file ``mine.yaml`` in ``folder``.
+        name_or_path: ``pixel-8``, ``phone``, ``boards/mine.yaml``; or ``mine`` for a file ``mine.yaml`` in ``folder``;
+            or the address of a device, ``ssh://user@host[:port]`` or ``adb://SERIAL`` (with ``onnxruntime_perf_test`` and
+            its libraries in ``folder``).
         folder: where relative paths start, and where users keep profiles of their own, beside the job file.
 
     Raises:
         ConfigError: no such profile or file, or the file does not hold a valid profile.
     """
     text = str(name_or_path)
+    if text.startswith(("ssh://", "adb://")):
+        return _addressed(text, folder or Path())
     if folder is not None and isinstance(name_or_path, str) and "/" not in text and text not in _shipped():
         beside = folder / f"{text}.yaml"
         if beside.is_file():
@@ -158,7 +230,7 @@ def load_profile(name_or_path: str | Path, *, folder: Path | None = None) -> Pro
             raise ConfigError("CFG-01", path, f"cannot read it ({error.strerror})", "check the path") from error
         if len(content) > _LARGEST_FILE:
             raise ConfigError("CFG-14", path, f"a profile has at most {_LARGEST_FILE:,} bytes", "is it another file?")
-        return _parse(content.decode("utf-8", errors="replace"), path.name)
+        return _parse(content.decode("utf-8", errors="replace"), path.name, path.parent)
     shipped = _shipped()
     if text in shipped:
         return shipped[text]

@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from modeltailor.errors import ConfigError
 from modeltailor.targets.device import Device, RuntimeOptions
+from modeltailor.targets.health import HealthLimits
 from modeltailor.targets.profile import Profile
+from modeltailor.targets.retrying import Retrying
 
 __all__ = ["open_device"]
 
 
-def open_device(profile: Profile, *, python: str = "python3") -> Device:
+def open_device(profile: Profile, *, python: str = "") -> Device:
     """Return the device that measures for a profile: itself if it can be reached, else this machine in its place.
+
+    Devices elsewhere are asked again, twice, when they or their line fail; whatever was uploaded stays there.
 
     Args:
         profile: whose ``reach`` says how. ``none`` is stood in for by this machine, and labelled so.
-        python: interpreter with numpy and onnxruntime on devices reached by SSH.
+        python: interpreter with numpy and onnxruntime on devices reached by SSH; the profile's if empty.
 
     Raises:
-        ConfigError: the address is not valid, or the profile is reached in a way that is not supported.
+        ConfigError: the address is not valid, or a file that the profile names is missing.
     """
-    if profile.reach == "ssh":
-        from modeltailor.targets.agent import AgentDevice, connect_ssh
+    options = RuntimeOptions(provider=profile.provider, intra_op_threads=profile.threads, precision=profile.precision)
+    limits = HealthLimits(hottest_c=profile.hottest_c)
+    if profile.reach in ("ssh", "tcp"):
+        from modeltailor.targets.agent import AgentDevice, connect_ssh, connect_tcp
 
-        options = RuntimeOptions(provider=profile.provider, intra_op_threads=profile.threads)
-        return AgentDevice(connect_ssh(profile.address, python=python), name=profile.name, options=options)
+        if profile.reach == "ssh":
+            connect = connect_ssh(profile.address, python=python or profile.python)
+        else:
+            connect = connect_tcp(*_tcp_address(profile))
+        version = profile.runtime_version
+        return Retrying(
+            AgentDevice(connect, name=profile.name, options=options, limits=limits, runtime_version=version)
+        )
     if profile.reach == "adb":
-        raise ConfigError("CFG-10", profile.name, "devices cannot be reached by adb yet", "use reach: none, or ssh")
+        from modeltailor.targets.adb import AdbDevice
+        from modeltailor.targets.adb.bridge import Adb
+
+        program, libraries = Path(profile.perf_test), [Path(name) for name in profile.libraries]
+        adb = Adb(profile.address)
+        return Retrying(
+            AdbDevice(
+                adb,
+                program=program,
+                libraries=libraries,
+                name=profile.name,
+                options=options,
+                limits=limits,
+                runtime_version=profile.runtime_version,
+            )
+        )
     from modeltailor.targets.local import LocalDevice
 
     return LocalDevice(profile)
+
+
+def _tcp_address(profile: Profile) -> tuple[str, int, str]:
+    host, _, port = profile.address.removeprefix("tcp://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError("CFG-10", profile.name, f"address must be HOST:PORT; got {profile.address!r}", "mend it")
+    try:
+        text = Path(profile.token_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            "CFG-01", profile.token_file, f"cannot read the agent's token ({error.strerror})", "save what it printed"
+        ) from error
+    if text.startswith("{"):  # the whole line that the agent printed
+        try:
+            text = str(json.loads(text)["token"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError("CFG-06", profile.token_file, "holds no token", "save what the agent printed") from error
+    return host, int(port), text

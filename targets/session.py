@@ -6,17 +6,24 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from modeltailor.errors import DeviceError, ModelError
+from modeltailor.targets.agent.device_side import (
+    CPU_PROVIDER,
+    fall_back,
+    precision_settings,
+    profile_events,
+    providers_for,
+)
 from modeltailor.targets.device import Inputs, RuntimeOptions
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ __all__ = [
     "optimized_model",
     "output_specs",
     "profile_nodes",
+    "refuse_fall_back",
     "run_batches",
     "runtime_name",
 ]
@@ -74,7 +82,8 @@ class NodeTime:
         op_type: operator that ran.
         domain: of the operator; empty for standard ONNX.
         provider: execution provider that ran it.
-        ms: median milliseconds of a call, so that a stall of the machine counts for nothing.
+        ms: median milliseconds of a call, so that a stall of the machine counts for nothing, times the calls of one
+            inference: the body of a loop runs several times, and what runs in a body is no part of the loop's own time.
         calls: number of timed calls.
         input_types: element types of the inputs as the runtime names them (``float``, ``uint8`` ...).
         input_shapes: their shapes.
@@ -107,7 +116,16 @@ def _session_options(options: RuntimeOptions) -> ort.SessionOptions:
     spinning = "1" if options.spinning else "0"
     made.add_session_config_entry("session.intra_op.allow_spinning", spinning)
     made.add_session_config_entry("session.inter_op.allow_spinning", spinning)
+    for key, value in _precision(options)[0].items():
+        made.add_session_config_entry(key, value)
     return made
+
+
+def _precision(options: RuntimeOptions) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        return precision_settings(options.provider, options.precision)
+    except LookupError as error:
+        raise DeviceError("DEV-02", options.provider, str(error), "leave it out of the profile's precision") from error
 
 
 def _open(model: Path | bytes, options: RuntimeOptions, made: ort.SessionOptions) -> ort.InferenceSession:
@@ -123,8 +141,8 @@ def _open(model: Path | bytes, options: RuntimeOptions, made: ort.SessionOptions
     source = model if isinstance(model, bytes) else str(model)
     name = "model" if isinstance(model, bytes) else model.name
     if isinstance(model, Path) and not model.is_file():
-        raise ModelError("MODEL-02", model, "no such file", "check the path")
-    providers = list(dict.fromkeys((options.provider, "CPUExecutionProvider")))
+        raise ModelError.missing(model)
+    providers = providers_for(options.provider, _precision(options)[1])
     try:
         session = ort.InferenceSession(source, made, providers=providers)
     except Exception as error:  # the runtime's own exceptions share no base class
@@ -148,6 +166,29 @@ def open_session(model: Path | bytes, options: RuntimeOptions) -> ort.InferenceS
         DeviceError: the execution provider is missing, or fell back to the CPU.
     """
     return _open(model, options, _session_options(options))
+
+
+def refuse_fall_back(model: Path | bytes, feed: Inputs, options: RuntimeOptions) -> None:
+    """Run a model once under the profiler and refuse it if nodes silently ran elsewhere than on the provider asked for.
+
+    Work on shapes and indices may stay on the CPU, where runtimes put it on purpose. On the CPU provider itself there is
+    nothing to look for.
+
+    Raises:
+        ModelError: nodes ran elsewhere; names the first of them and how many there are.
+    """
+    if options.provider == CPU_PROVIDER:
+        return
+
+    def open_profiled(adjust: Callable[[ort.SessionOptions], None]) -> ort.InferenceSession:
+        made = _session_options(options)
+        adjust(made)
+        return _open(model, options, made)
+
+    fallen = fall_back(profile_events(open_profiled, lambda session: session.run(None, feed)), options.provider)
+    if fallen:
+        name = "model" if isinstance(model, bytes) else model.name
+        raise ModelError("MODEL-13", name, fallen, "choose formats that this provider runs, or another provider")
 
 
 def _specs(arguments: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
@@ -312,34 +353,58 @@ def profile_nodes(
 def _node_times(
     events: list[dict[str, object]], n_dropped: int, domains: dict[tuple[str, str], str]
 ) -> tuple[NodeTime, ...]:
+    """Read the profiler's events; ``n_dropped`` runs are left out. A node's time is without the nodes in its own body."""
+    runs = sum(e.get("name") == "model_run" for e in events)
     times: dict[tuple[str, ...], list[float]] = {}
     tensors: dict[tuple[str, ...], tuple[object, object]] = {}
-    for event in events:
-        name, arguments = str(event.get("name", "")), event.get("args")
-        if event.get("cat") != "Node" or not name.endswith("_kernel_time") or not isinstance(arguments, dict):
-            continue
+    for event, own_us in _own_times(events):
+        arguments = cast("dict[str, object]", event["args"])
         key = (
-            name.removesuffix("_kernel_time"),
+            str(event["name"]).removesuffix("_kernel_time"),
             *(str(arguments.get(k, "")) for k in ("op_name", "provider", "node_index")),
         )
-        times.setdefault(key, []).append(float(str(event["dur"])) / 1000.0)
+        times.setdefault(key, []).append(own_us / 1000.0)
         tensors[key] = arguments.get("input_type_shape"), arguments.get("output_type_shape")
-    return tuple(
-        NodeTime(
-            name=name,
-            op_type=op_type,
-            domain=domains.get((name, op_type), ""),
-            provider=provider,
-            ms=median(kept),
-            calls=len(kept),
-            input_types=_element_types(tensors[key][0]),
-            input_shapes=_shapes(tensors[key][0]),
-            output_types=_element_types(tensors[key][1]),
+    found = []
+    for key, values in times.items():
+        name, op_type, provider = key[:3]
+        a_run = len(values) / runs if runs else 1.0  # the body of a loop runs several times, a branch not always
+        kept = values[round(n_dropped * a_run) :] or values
+        found.append(
+            NodeTime(
+                name=name,
+                op_type=op_type,
+                domain=domains.get((name, op_type), ""),
+                provider=provider,
+                ms=median(kept) * a_run,
+                calls=len(kept),
+                input_types=_element_types(tensors[key][0]),
+                input_shapes=_shapes(tensors[key][0]),
+                output_types=_element_types(tensors[key][1]),
+            )
         )
-        for key, values in times.items()
-        for name, op_type, provider in (key[:3],)
-        if (kept := values[n_dropped:] or values)
-    )
+    return tuple(found)
+
+
+def _own_times(events: list[dict[str, object]]) -> Iterator[tuple[dict[str, object], float]]:
+    """Yield the kernels' events in the order of execution with their microseconds, those of nested kernels taken off."""
+    kernels = [
+        (e, float(str(e["ts"])), float(str(e["dur"])))
+        for e in events
+        if e.get("cat") == "Node"
+        and str(e.get("name", "")).endswith("_kernel_time")
+        and isinstance(e.get("args"), dict)
+    ]
+    kernels.sort(key=lambda k: (k[1], -k[2]))
+    own = [duration for _, _, duration in kernels]
+    around: list[int] = []  # kernels that have not ended yet, the innermost last
+    for at, (_, start, duration) in enumerate(kernels):
+        while around and kernels[around[-1]][1] + kernels[around[-1]][2] < start + duration:
+            around.pop()
+        if around:
+            own[around[-1]] -= duration
+        around.append(at)
+    return ((event, max(us, 0.0)) for (event, _, _), us in zip(kernels, own, strict=True))
 
 
 def _element_types(entries: object) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ that it can be copied to a board. Three ways to start it::
     python device_side.py worker                                               # started by itself
 
 A message is one line of JSON, followed by as many bytes as its ``body`` says. Verbs: ``hello``, ``have``, ``put``,
-``time``. Files are named by their SHA-256 alone; no text from outside becomes a path, a command or code.
+``state``, ``time``. Files are named by their SHA-256 alone; no text from outside becomes a path, a command or code.
 """
 
 from __future__ import annotations
@@ -34,19 +34,21 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, BinaryIO, Protocol
 
-VERSION = 1
+VERSION = 3
 LARGEST_HEADER = 1 << 16
 LARGEST_CHUNK = 4 << 20
 LARGEST_JOB_S = 7200.0
 DROPPED = 3
 DRIFT = 0.10
 SHORTEST_WARM_UP_S = 0.5
+LONGEST_WARM_UP_S = 30.0
 Json = dict[str, Any]
 _SHA = re.compile(r"[0-9a-f]{64}\Z")
 _TELLING = (
@@ -80,19 +82,151 @@ def timed(run: Callable[[], object], n: int) -> list[float]:
 def settle(run: Callable[[], object], shortest_s: float, longest_s: float) -> tuple[bool, float]:
     """Call ``run`` until two windows agree within 2 %, at least ten times and ``shortest_s``.
 
+    After ``longest_s`` it ends unsettled, though not before ten calls, which slow models need to be judged at all, and
+    in any case after half a minute.
+
     Returns whether it settled, and the milliseconds of one call at the end.
     """
     start = time.perf_counter()
-    last, n_done, window = 0.0, 0, 5
+    now = timed(run, 1)[0]
+    fewest = max(1, min(5, int(500.0 * LONGEST_WARM_UP_S / max(now, 1e-3))))  # two windows in half a minute
+    last, n_done, window = 0.0, 1, fewest
     while True:
         now = median(timed(run, window))
         n_done += window
         spent_s = time.perf_counter() - start
         steady = last > 0 and abs(now - last) <= 0.02 * last
-        if (steady and n_done >= 10 and spent_s >= shortest_s) or spent_s >= longest_s:
+        enough = n_done >= 10 and spent_s >= (shortest_s if steady else longest_s)
+        if enough or spent_s >= LONGEST_WARM_UP_S:
             return steady, now
         last = now
-        window = max(5, min(1000, round(50.0 / max(now, 1e-3))))
+        window = max(fewest, min(1000, round(50.0 / max(now, 1e-3))))
+
+
+def single_times(run: Callable[[], object], n: int, longest_s: float) -> list[float]:
+    """Return the milliseconds of ``n`` calls one by one, of fewer once ``longest_s`` have passed."""
+    until = time.perf_counter() + longest_s
+    times: list[float] = []
+    while len(times) < n and time.perf_counter() < until:
+        times += timed(run, min(256, n - len(times)))
+    return times
+
+
+def calls_per_second(run: Callable[[], object], n_callers: int, seconds: float) -> float:
+    """Return how many calls ``n_callers`` threads get done in a second, all together."""
+    counts = [0] * n_callers
+    begin = threading.Event()
+    until = [0.0]
+
+    def call(index: int) -> None:
+        begin.wait()
+        while time.perf_counter() < until[0]:
+            run()
+            counts[index] += 1
+
+    threads = [threading.Thread(target=call, args=(i,), daemon=True) for i in range(n_callers)]
+    for thread in threads:
+        thread.start()
+    started = time.perf_counter()
+    until[0] = started + seconds
+    begin.set()
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - started)
+
+
+# Operators that work on shapes and indices: runtimes put them on the CPU on purpose, and their tensors are small.
+SHAPE_WORK = (
+    *("Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Cast", "Constant", "ConstantOfShape"),
+    *("Range", "Expand", "Reshape", "Add", "Sub", "Mul", "Div", "Equal", "Where", "ReduceProd", "NonZero", "Identity"),
+)
+SHAPE_BYTES = 4096
+CPU_PROVIDER = "CPUExecutionProvider"
+
+# By provider: the lower precisions in which it may compute floats on its own, each with the place and name of its
+# switch and the values for on and off. They are always set, so that a runtime's default does not decide.
+PRECISION_SWITCHES: dict[str, dict[str, tuple[str, str, str, str]]] = {
+    CPU_PROVIDER: {"bf16": ("session", "mlas.enable_gemm_fastmath_arm64_bfloat16", "1", "0")},  # Arm only
+    "CUDAExecutionProvider": {"tf32": ("provider", "use_tf32", "1", "0")},
+    "TensorrtExecutionProvider": {
+        "fp16": ("provider", "trt_fp16_enable", "True", "False"),
+        "bf16": ("provider", "trt_bf16_enable", "True", "False"),
+        "int8": ("provider", "trt_int8_enable", "True", "False"),
+    },
+    "OpenVINOExecutionProvider": {"fp16": ("provider", "precision", "FP16", "ACCURACY")},
+    "CoreMLExecutionProvider": {"fp16": ("provider", "AllowLowPrecisionAccumulationOnGPU", "1", "0")},
+    "QNNExecutionProvider": {"fp16": ("provider", "enable_htp_fp16_precision", "1", "0")},
+}
+
+
+def precision_settings(provider: str, allowed: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the entries of the session and the options of the provider that allow just those lower precisions.
+
+    Raises:
+        LookupError: the provider has no such switch.
+    """
+    switches = PRECISION_SWITCHES.get(provider, {})
+    for name in allowed:
+        if name not in switches:
+            raise LookupError(provider + " has no switch for " + name)
+    settings: dict[str, dict[str, str]] = {"session": {}, "provider": {}}
+    for name, (place, key, on, off) in switches.items():
+        settings[place][key] = on if name in allowed else off
+    return settings["session"], settings["provider"]
+
+
+def left_behind(events: Sequence[Json], provider: str) -> tuple[list[str], int]:
+    """Read off the runtime's profile which nodes did not run on ``provider``, shape work aside.
+
+    Returns their names with operator and provider, and how many nodes did run there.
+    """
+    elsewhere: dict[str, None] = {}
+    n_there = 0
+    for event in events:
+        arguments = event.get("args")
+        if event.get("cat") != "Node" or not isinstance(arguments, dict) or "provider" not in arguments:
+            continue
+        op, ran_on = str(arguments.get("op_name", "")), str(arguments["provider"])
+        if ran_on == provider:
+            n_there += 1
+        elif not (op in SHAPE_WORK and int(arguments.get("output_size") or 0) <= SHAPE_BYTES):
+            name = str(event.get("name", "")).replace("_kernel_time", "")
+            elsewhere[name + " (" + op + ", " + ran_on + ")"] = None
+    return list(elsewhere), n_there
+
+
+def fall_back(events: Sequence[Json], provider: str) -> str:
+    """Say in one sentence what silently ran elsewhere than on ``provider``; empty if nothing did."""
+    nodes, n_there = left_behind(events, provider)
+    if not n_there and nodes:
+        return "no node runs on " + provider + "; the runtime fell back for " + nodes[0]
+    if nodes:
+        return f"{len(nodes)} nodes do not run on {provider}, first {nodes[0]}"
+    return ""
+
+
+def providers_for(provider: str, options: dict[str, str]) -> list[Any]:
+    """Return a provider with its options and the CPU behind it, as a session takes them."""
+    first: Any = (provider, options) if options else provider
+    return [first] if provider == CPU_PROVIDER else [first, CPU_PROVIDER]
+
+
+def profile_events(open_session: Callable[[Any], Any], run: Callable[[Any], object]) -> list[Json]:
+    """Run a session once under the runtime's profiler.
+
+    ``open_session`` takes a function that sets up session options; ``run`` runs the session.
+    """
+    with tempfile.TemporaryDirectory(prefix="modeltailor-") as folder:
+
+        def profiled(options: Any) -> None:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(folder, "profile")
+
+        session = open_session(profiled)
+        run(session)
+        with open(session.end_profiling(), encoding="utf-8", errors="replace") as file:
+            events: list[Json] = json.load(file)
+        return events
 
 
 class BlockRunner(Protocol):
@@ -153,6 +287,11 @@ def measure_quads(
     return rows
 
 
+def tells_memory() -> bool:
+    """Whether this system shows a process its peak memory and lets it start anew; Linux does."""
+    return os.access("/proc/self/clear_refs", os.W_OK)
+
+
 def status_bytes(key: str) -> int:
     """Read a memory figure of this process, such as ``VmHWM``, in bytes."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -178,7 +317,7 @@ BARE_MODEL = bytes.fromhex(
 # -- the worker: one process, one model ----------------------------------------------------------------------------
 
 
-def _session(source: object, options: Json) -> Any:
+def _session(source: object, options: Json, adjust: Callable[[Any], None] = lambda _: None) -> Any:
     import onnxruntime as ort
 
     made = ort.SessionOptions()
@@ -191,7 +330,11 @@ def _session(source: object, options: Json) -> Any:
     provider = str(options["provider"])
     if provider not in ort.get_available_providers():
         raise LookupError("no execution provider " + provider)
-    session = ort.InferenceSession(source, made, providers=list(dict.fromkeys((provider, "CPUExecutionProvider"))))
+    entries, own = precision_settings(provider, [str(name) for name in options["precision"]])
+    for key, value in entries.items():
+        made.add_session_config_entry(key, value)
+    adjust(made)
+    session = ort.InferenceSession(source, made, providers=providers_for(provider, own))
     if provider not in session.get_providers():
         raise LookupError("the runtime fell back from " + provider + " to the CPU")
     return session
@@ -221,6 +364,11 @@ class _Worker:
         began = time.perf_counter()
         session.run(None, feed)
         first = time.perf_counter()
+        if options["provider"] != CPU_PROVIDER:
+            events = profile_events(lambda adjust: _session(path, options, adjust), lambda s: s.run(None, feed))
+            fallen = fall_back(events, str(options["provider"]))
+            if fallen:
+                raise ValueError(fallen)
         self.run = lambda: session.run(None, feed)
         return {"load_ms": (opened - start) * 1e3, "first_ms": (first - began) * 1e3}
 
@@ -232,7 +380,15 @@ class _Worker:
         timed(self.run, n_dropped)
         return {"ms": median(timed(self.run, n))}
 
+    def singles(self, n: int, longest_s: float) -> Json:
+        return {"ms": [round(t, 6) for t in single_times(self.run, n, longest_s)]}
+
+    def callers(self, n: int, seconds: float) -> Json:
+        return {"per_second": calls_per_second(self.run, n, seconds)}
+
     def memory(self, path: str, inputs: str, options: Json) -> Json:
+        if not tells_memory():
+            return {"load_bytes": None, "run_bytes": None}
         bare = _session(BARE_MODEL, options)
         gc.collect()
         base = status_bytes("VmRSS")
@@ -371,16 +527,31 @@ def _cpuinfo(*keys: str) -> str:
     return ""
 
 
-def _state() -> dict[str, float]:
-    """Temperature, battery and load, where the system shows them."""
-    found: dict[str, float] = {}
-    heat = [int(t) for t in map(_read_text, glob.glob("/sys/class/thermal/thermal_zone*/temp")) if t.strip().isdigit()]
-    if heat:
-        found["hottest_c"] = max(heat) / 1000.0
-    for path in glob.glob("/sys/class/power_supply/*/capacity"):
+def _numbers(pattern: str) -> list[tuple[str, int]]:
+    """Read whole numbers from the files that match: folder and number."""
+    found = []
+    for path in sorted(glob.glob(pattern)):
         text = _read_text(path).strip()
-        if text.isdigit():
-            found["battery_percent"] = float(text)
+        if text.lstrip("-").isdigit():
+            found.append((os.path.split(path)[0], int(text)))
+    return found
+
+
+def system_state() -> dict[str, float]:
+    """Temperature, battery, clock frequency and load, where the system shows them."""
+    found: dict[str, float] = {}
+    heat = [t / 1000.0 for _, t in _numbers("/sys/class/thermal/thermal_zone*/temp") if -40_000 < t < 150_000]
+    if heat:
+        found["hottest_c"] = max(heat)
+    for folder, percent in _numbers("/sys/class/power_supply/*/capacity"):
+        if _read_text(os.path.join(folder, "scope")).strip() != "Device":  # of the device itself, not of its mouse
+            found["battery_percent"] = float(percent)
+            found["discharging"] = float(_read_text(os.path.join(folder, "status")).strip() == "Discharging")
+    now = dict(_numbers("/sys/devices/system/cpu/cpu*/cpufreq/scaling_cur_freq"))
+    most = dict(_numbers("/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"))
+    shares = [now[folder] / most[folder] for folder in now if most.get(folder, 0) > 0]
+    if shares:
+        found["frequency_share"] = max(shares)
     with contextlib.suppress(OSError):
         found["load_average_1m"] = os.getloadavg()[0]
     return found
@@ -417,12 +588,16 @@ class Agent:
         if self.token and not hmac.compare_digest(str(message.get("token", "")).encode(), self.token.encode()):
             raise PermissionError("wrong token")
         verb = message.get("verb")
-        if verb not in ("hello", "have", "put", "time"):
+        if verb not in ("hello", "have", "put", "state", "time"):
             raise Refusal("BAD", "unknown verb")
         if verb == "time":
             return self.time(message, still_wanted)
-        answers = {"hello": self.hello, "have": self.have, "put": self.put}
+        answers = {"hello": self.hello, "have": self.have, "put": self.put, "state": self.state}
         return answers[verb](message, body)
+
+    def state(self, message: Json, body: bytes) -> Json:
+        """Say how the device is: temperature, battery, clock frequency, load, free disk."""
+        return {"state": dict(system_state(), free_bytes=float(shutil.disk_usage(self.folder).free))}
 
     def hello(self, message: Json, body: bytes) -> Json:
         """Say what device and runtime this is."""
@@ -440,7 +615,6 @@ class Agent:
             "providers": providers,
             "processor": _cpuinfo("model name", "Model", "Hardware") or platform.processor() or platform.machine(),
             "instructions": [name for name in _TELLING if name in flags],
-            "state": _state(),
         }
 
     def have(self, message: Json, body: bytes) -> Json:
@@ -499,7 +673,7 @@ class Agent:
         """Measure; see ``modeltailor.targets.agent.device``."""
         paths = [self._path(sha) for sha in list(job["artifacts"])[:64]]
         inputs = self._path(job["inputs"])
-        for path in (*paths, inputs):
+        for path in (*paths, inputs, *(self._path(sha) for sha in list(job["needs"])[:4096])):
             if not os.path.exists(path):
                 raise Refusal("ABSENT", "a file is no longer here; send it again")
             os.utime(path)
@@ -541,7 +715,32 @@ class Agent:
             finally:
                 for runner in runners:
                     runner.close()
-        return {"pairs": pairs, "memory": memory, "state": _state(), "elapsed_s": time.monotonic() - started}
+        extra = [self._extra(job, i, path, inputs, deadline) for i, path in enumerate(paths)] if still_wanted() else []
+        return {
+            "pairs": pairs, "memory": memory, "extra": extra, "state": system_state(),
+            "elapsed_s": time.monotonic() - started,
+        }  # fmt: skip
+
+    def _extra(self, job: Json, index: int, path: str, inputs: str, deadline: float) -> Json:
+        """Single inferences and concurrent callers of one artifact, in a process of its own."""
+        singles, callers = int(job["singles"]), int(job["callers"])
+        if not (0 <= singles <= 1_000_000 and 0 <= callers <= 256):
+            raise Refusal("BAD", "singles must be at most 1,000,000 and callers at most 256")
+        found: Json = {"singles_ms": [], "per_second": None}
+        if not singles and not callers:
+            return found
+        runner = _Runner(self.program, index, deadline, self.memory_bytes)
+        try:
+            runner.prepare(job, path, inputs)
+            left = 0.8 * max(0.1, deadline - time.monotonic()) / (len(job["artifacts"]) - index)
+            if singles:
+                found["singles_ms"] = runner.ask("singles", n=singles, longest_s=left)["ms"]
+            if callers:
+                seconds = min(float(job["callers_s"]), left)
+                found["per_second"] = runner.ask("callers", n=callers, seconds=seconds)["per_second"]
+        finally:
+            runner.close()
+        return found
 
 
 def serve_stream(agent: Agent, reader: BinaryIO, writer: BinaryIO, still_wanted: Callable[[], bool]) -> None:
@@ -558,7 +757,7 @@ def serve_stream(agent: Agent, reader: BinaryIO, writer: BinaryIO, still_wanted:
             body = reader.read(size) if size else b""
             if len(body) < size:
                 return
-            answer = {"ok": True, **agent.answer(message, body, still_wanted)}
+            answer = {"ok": True, **agent.answer(message, body, still_wanted), "clock_s": time.perf_counter()}
         except PermissionError:
             time.sleep(0.5)
             writer.write(b'{"ok": false, "code": "TOKEN", "what": "wrong token"}\n')

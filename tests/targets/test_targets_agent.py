@@ -283,8 +283,8 @@ class Scripted:
 
     def ask(self, message, body, timeout_s):
         hello = {
-            "version": 1,
-            "runtime": "onnxruntime 1.0",
+            "version": device_side.VERSION,
+            "runtime": "onnxruntime 1.32.0",
             "providers": ["CPUExecutionProvider"],
             "processor": "p",
             "instructions": [],
@@ -293,10 +293,13 @@ class Scripted:
         time_answer = {
             "pairs": [{"rows": [[[1.0, 1.0, 1.0, 1.0]]], "steady": [True], "loaded": [loaded]}],
             "memory": [],
+            "extra": [{"singles_ms": [], "per_second": None}],
             "state": {"hottest_c": 71.0},
             "elapsed_s": 0.0,
         }
-        base = {"hello": hello, "have": {"bytes": [-1, -1]}, "time": time_answer}[message["verb"]]
+        base = {"hello": hello, "have": {"bytes": [-1, -1]}, "state": {"state": {}}, "time": time_answer}[
+            message["verb"]
+        ]
         return {"ok": True, **base, **self.changes.get(message["verb"], {})}
 
     def close(self):

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from modeltailor.errors import CandidateError
@@ -36,16 +37,47 @@ def test_models_run_on_the_kernels_that_they_stand_for():
     for bits in (8, 4, 2):
         assert kernels(nets.block_net(rows=4, width=64, bits=bits, accuracy_level=4)) == ["MatMulNBits"] * 3
     assert kernels(nets.conversion_net(channels=4, side=8, pairs=4)).count("QuantizeLinear") == 4
+    for kind in ("u8", "s8"):
+        assert kernels(nets.dynamic_conv_net(channels=8, side=8, weight=kind)).count("ConvInteger") == 3
+    wide = nets.quantized_conv_net(**{**u8s8, "activation": "u16"})
+    assert {t.data_type for t in wide.graph.initializer if t.name.startswith("a") and "zero" in t.name} == {
+        onnx.TensorProto.UINT16
+    }
+    assert "QLinearConv" not in kernels(wide)
+
+
+def test_zeros_are_as_many_as_asked_for_and_bf16_is_the_upper_half():
+    def first(model):
+        return next(onnx.numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "w1")
+
+    dense = first(nets.conv_net(channels=16, side=8))
+    assert np.mean(first(nets.conv_net(channels=16, side=8, zeros="0.9")) == 0) == pytest.approx(0.9, abs=0.03)
+    quarter = first(nets.conv_net(channels=16, side=8, zeros="2:4"))
+    assert np.all(np.sum(quarter.reshape(16, 4, 4, 9) != 0, axis=2) == 2)
+    half = first(nets.conv_net(channels=16, side=8, number="bf16")).astype(np.float32)
+    assert np.max(np.abs(half - dense) / np.abs(dense)) < 2**-7
+    onnx.checker.check_model(nets.conv_net(channels=16, side=8, number="bf16"), full_check=True)
+    onnx.checker.check_model(nets.matmul_net(rows=4, width=32, number="bf16"), full_check=True)
 
 
 def test_quantized_models_compute_what_the_float_ones_compute():
     float_out = run(nets.conv_net(channels=16, side=8), (1, 16, 8, 8))
-    for activation, weight, per_channel in (("u8", "s8", True), ("s8", "s8", True), ("u8", "u8", False)):
+    for activation, weight, per_channel in (
+        ("u8", "s8", True),
+        ("s8", "s8", True),
+        ("u8", "u8", False),
+        ("u16", "s8", True),
+    ):
         made = nets.quantized_conv_net(
             channels=16, side=8, activation=activation, weight=weight, per_channel=per_channel
         )
         error = np.abs(run(made, (1, 16, 8, 8)) - float_out)
         assert error.mean() < 0.1 * np.abs(float_out).mean()
+    for kind in ("u8", "s8"):
+        made = nets.dynamic_conv_net(channels=16, side=8, weight=kind)
+        assert np.abs(run(made, (1, 16, 8, 8)) - float_out).mean() < 0.1 * np.abs(float_out).mean()
+    half = run(nets.conv_net(channels=16, side=8, number="fp16"), (1, 16, 8, 8))
+    assert np.abs(half - float_out).mean() < 0.01 * np.abs(float_out).mean()
     wide = run(nets.matmul_net(rows=4, width=64), (1, 4, 64))
     for kind in ("u8", "s8", "s8c"):
         assert np.abs(run(nets.matmul_net(rows=4, width=64, dynamic=kind), (1, 4, 64)) - wide).mean() < 0.05
@@ -55,8 +87,8 @@ FORMATS = ("conv", "matmul")
 
 
 def latency(path: Path) -> float:
-    """A made-up device: second trial of every kind twice as fast as the first, third slower, others equal."""
-    return {"1": 0.5, "2": 1.3}.get(path.stem.rpartition("-")[2], 1.0)
+    """A made-up device: third trial of every kind twice as fast as the first, fourth slower, others equal."""
+    return {"2": 0.5, "3": 1.3}.get(path.stem.rpartition("-")[2], 1.0)
 
 
 def test_pays_and_reasons_follow_the_measured_times():
@@ -82,10 +114,11 @@ def test_pays_and_reasons_follow_the_measured_times():
 
 def test_format_that_does_not_run_is_noted_and_the_rest_is_measured():
     broken = CandidateError("CRASH:SEGV", "", "the process was killed by SIGSEGV")
-    table = probe(FakeDevice(latency, failures={"conv-2.onnx": broken}), kinds=FORMATS)
+    table = probe(FakeDevice(latency, failures={"conv-3.onnx": broken}), kinds=FORMATS)
     assert not table.pays("w8a8", "conv", "s8s8 per channel")
     assert "does not run" in table.reason("w8a8", "conv", "s8s8 per channel")
     assert table.pays("w8a8", "conv", "u8s8 per channel")
+    assert [e.detail for e in table.entries[:4]] == ["fp32", "bf16", "u8s8 per channel", "s8s8 per channel"]
     with pytest.raises(CandidateError):
         probe(FakeDevice(latency, failures={"conv-0.onnx": broken}), kinds=FORMATS)
 
@@ -136,7 +169,9 @@ def test_only_wanted_kinds_are_measured_and_a_later_call_adds_the_rest(tmp_path)
 def test_out_of_time_kinds_are_named_and_not_cached(tmp_path):
     table = probe(FakeDevice(latency), cache=tmp_path, limit_s=0.0)
     assert table.entries == ()
-    assert table.left_out == ("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "matvec")
+    assert table.left_out == (
+        *("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "sparsity", "matvec"),
+    )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ import pytest
 from modeltailor.errors import ConfigError
 from modeltailor.targets import LocalDevice, Profile, list_profiles, load_profile, open_device
 from modeltailor.targets.agent import AgentDevice
+from modeltailor.targets.retrying import Retrying
 
 MINE = """
 name: my-board
@@ -86,6 +87,29 @@ def test_room_imports_without_heavy_libraries():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+NAMED = (
+    *("pixel-6", "pixel-7", "pixel-8", "pixel-9", "galaxy-s21", "galaxy-s22", "galaxy-s23", "galaxy-s24", "galaxy-s25"),
+    *("snapdragon-765g", "raspberry-pi-3", "raspberry-pi-4", "raspberry-pi-5", "raspberry-pi-zero-2", "jetson-nano"),
+    *("jetson-orin-nano", "rk3588", "stm32h747", "esp32-s3", "ryzen-7-5700g", "core-i7-12700k", "epyc-7763"),
+    *("azure-d64as-v7", "azure-d64s-v6", "apple-m1", "apple-m3", "nvidia-t4", "rtx-4090", "nvidia-a100"),
+    *("nvidia-h100", "nvidia-h200"),
+)
+
+
+def test_devices_that_people_ask_for_are_there():
+    for name in NAMED:
+        profile = load_profile(name)
+        assert profile.runtime
+        assert profile.runtime_version or name == "esp32-s3"
+    for name in ("stm32h747", "esp32-s3"):
+        assert load_profile(name).memory_bytes is not None
+        assert load_profile(name).flash_bytes is not None
+    sets = {name: set(load_profile(name).instructions) for name in NAMED}
+    assert {"avx512_vnni", "amx_int8"} <= sets["azure-d64s-v6"]
+    assert "avx512_vnni" in sets["azure-d64as-v7"]
+    assert not {s for s in sets["epyc-7763"] | sets["ryzen-7-5700g"] if "vnni" in s or "amx" in s}
+
+
 def test_library_of_devices_is_broad_and_every_figure_has_its_source():
     profiles = [p for p in list_profiles() if not p.is_local]
     assert len(profiles) >= 20
@@ -108,7 +132,9 @@ def test_profile_says_how_its_device_is_reached():
     assert isinstance(open_device(load_profile("desktop-cpu")), LocalDevice)
     assert isinstance(open_device(load_profile("phone")), LocalDevice)
     board = load_profile("raspberry-pi-5").model_copy(update={"reach": "ssh", "address": "pi@board", "threads": 3})
-    device = open_device(board)
+    retrying = open_device(board)
+    assert isinstance(retrying, Retrying)
+    device = retrying.device
     assert isinstance(device, AgentDevice)
     assert (device.name, device.options.intra_op_threads) == ("raspberry-pi-5", 3)
     with pytest.raises(ConfigError, match="adb"):

@@ -6,6 +6,7 @@ import pytest
 
 from modeltailor.errors import DeviceError, ModelError
 from modeltailor.targets import RuntimeOptions
+from modeltailor.targets.agent.device_side import precision_settings, providers_for
 from modeltailor.targets.session import (
     input_specs,
     open_session,
@@ -66,6 +67,28 @@ def test_options_reach_the_session(models):
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     assert runtime_name() == f"onnxruntime {ort.__version__}"
+
+
+def test_lower_precisions_are_switched_explicitly(models):
+    def bf16(options):
+        return (
+            open_session(models["small"], options)
+            .get_session_options()
+            .get_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16")
+        )
+
+    assert bf16(RuntimeOptions()) == "0"
+    assert bf16(RuntimeOptions(precision=("bf16",))) == "1"
+    with pytest.raises(DeviceError, match="no switch for tf32"):
+        open_session(models["small"], RuntimeOptions(precision=("tf32",)))
+    assert precision_settings("CUDAExecutionProvider", ()) == ({}, {"use_tf32": "0"})
+    assert precision_settings("CUDAExecutionProvider", ("tf32",)) == ({}, {"use_tf32": "1"})
+    assert precision_settings("XnnpackExecutionProvider", ()) == ({}, {})
+    assert providers_for("CUDAExecutionProvider", {"use_tf32": "0"}) == [
+        ("CUDAExecutionProvider", {"use_tf32": "0"}),
+        "CPUExecutionProvider",
+    ]
+    assert providers_for("CPUExecutionProvider", {}) == ["CPUExecutionProvider"]
 
 
 def test_refusals_say_what_to_do(models, one_image, tmp_path):
