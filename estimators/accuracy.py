@@ -76,8 +76,9 @@ def _constant(array: Array) -> bool:
 def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs | None = None) -> Accuracy:
     """Score outputs against targets and, paired, against the original's outputs.
 
-    For metrics that are a mean over samples the intervals are normal ones of the mean, the paired one of the mean
-    difference; for all others a percentile bootstrap over samples (Efron 1979) with the same draws for both models.
+    For metrics that are a mean over samples the intervals are normal ones of the mean (of hits and misses Wilson's of a
+    share, which never leaves 0..1), the paired one of the mean difference; for all others a percentile bootstrap over
+    samples (Efron 1979) with the same draws for both models.
 
     Args:
         metric: what to compute.
@@ -90,9 +91,8 @@ def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs |
     n = len(targets) // metric.rows_per_sample
     if metric.per_sample is not None:
         mine = metric.per_sample(outputs, targets)
-        half = _half_width(mine)
         delta = 0.0 if reference is None else _half_width(mine - metric.per_sample(reference, targets))
-        low, high = value - half, value + half
+        low, high = _ends(value, mine)
         d_low, d_high = value - base - delta, value - base + delta
     else:
         low, high, d_low, d_high = _bootstrap(metric, outputs, targets, reference)
@@ -105,6 +105,18 @@ def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs |
         difference_high=d_high,
         n_samples=n,
     )
+
+
+def _ends(value: float, per_sample: Array) -> tuple[float, float]:
+    """The 95 % interval of a mean: Wilson's (1927) where every sample is a hit or a miss, else the normal one."""
+    n = len(per_sample)
+    if n == 0 or not np.isin(per_sample, (0, 1)).all():
+        half = _half_width(per_sample)
+        return value - half, value + half
+    shrink = 1.0 + _Z95**2 / n
+    centre = (value + _Z95**2 / (2 * n)) / shrink
+    half = _Z95 * float(np.sqrt(value * (1.0 - value) / n + (_Z95 / (2 * n)) ** 2)) / shrink
+    return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
 
 
 def _half_width(per_sample: Array) -> float:

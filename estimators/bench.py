@@ -62,7 +62,7 @@ class Bench:
 
 def _specs(path: Path) -> tuple[TensorSpec, ...]:
     if not path.is_file():
-        raise ModelError("MODEL-02", path, "no such file", "check the path")
+        raise ModelError.missing(path)
     with Child(name="check") as child:
         try:
             found = child.call("modeltailor.targets.session:input_specs", timeout_s=_CHECK_S, model=path)

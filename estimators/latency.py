@@ -41,6 +41,7 @@ BudgetVerdict = Literal["met", "missed", "undecided"]
 
 _CONFIDENCE = 0.95
 _TRIM = 0.2
+_LEAST_TRIMMED = 4  # quads from which on a burst in one of them is left out of a pair's value
 _PROCESS_EFFECT = 0.01  # relative sigma of what one process adds to another; unseen within a single pair
 _FEW_PAIRS = 4  # fewer lean on the process effect that is known
 _PRIOR_PAIRS = 5  # how many pairs that knowledge is worth
@@ -103,18 +104,15 @@ def _log_interval(pair_values: Sequence[NDArray[np.float64]], process_effects: f
     return float(centres.mean()), quantile * math.sqrt(variance / n), n < _FEW_PAIRS
 
 
-def _n_trimmed(n: int) -> int:
-    return int(_TRIM * n)
-
-
 def _trimmed_mean(values: NDArray[np.float64]) -> float:
-    cut = _n_trimmed(len(values))
+    """Mean without the lowest and highest fifth; of four values without the lowest and the highest."""
+    cut = max(int(_TRIM * len(values)), 1 if len(values) >= _LEAST_TRIMMED else 0)
     return float(np.sort(values)[cut : len(values) - cut].mean())
 
 
 def _trimmed_half_width(values: NDArray[np.float64]) -> float:
     """Half-width of the interval of a trimmed mean (Tukey and McLaughlin 1963: winsorized variance)."""
-    n, cut = len(values), _n_trimmed(len(values))
+    n, cut = len(values), int(_TRIM * len(values))  # two kept of four would know too little of their spread
     kept = n - 2 * cut
     if kept < 2:
         return 0.1  # a single quad says nothing of its own spread

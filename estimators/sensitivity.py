@@ -18,7 +18,7 @@ from modeltailor.compress.formats.parts import PartRequest
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
 
-__all__ = ["output_loss", "sensitivities"]
+__all__ = ["output_loss", "recipe_loss", "sensitivities"]
 
 _DEFAULT = ("8", "6", "5", "4", "3", "2")
 
@@ -63,9 +63,33 @@ def _base(composer: Composer) -> dict[str, Format]:
     return base
 
 
-def _loss(composer: Composer, formats: Mapping[str, Format], settings: Settings, samples: int) -> float:
-    reference = composer.calibration.outputs()
+def recipe_loss(
+    composer: Composer, formats: Mapping[str, Format], settings: Settings, *, samples: int = 256
+) -> tuple[float, int]:
+    """Return how far a recipe's outputs are from the float model's on calibration data, and the bytes of its file.
+
+    Args:
+        composer: of the model.
+        formats: format by site name.
+        settings: how quantized numbers are chosen.
+        samples: calibration samples that outputs are compared on.
+
+    Returns:
+        mean of :func:`output_loss` over the outputs, and bytes.
+
+    Raises:
+        CandidateError: it cannot be built.
+    """
     model = composer.compose(formats, settings).model_bytes
+    return _model_loss(composer, model, samples), len(model)
+
+
+def _loss(composer: Composer, formats: Mapping[str, Format], settings: Settings, samples: int) -> float:
+    return recipe_loss(composer, formats, settings, samples=samples)[0]
+
+
+def _model_loss(composer: Composer, model: bytes, samples: int) -> float:
+    reference = composer.calibration.outputs()
     session = open_session(model, RuntimeOptions())
     names = list(reference)
     rows: dict[str, list[NDArray[np.generic]]] = {n: [] for n in names}

@@ -7,6 +7,7 @@ device. Reference: Romano, Patterson & Candes, "Conformalized Quantile Regressio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from modeltailor.estimators.predict.mixture import Mixture
 
-__all__ = ["Band", "band_factor", "needed_factors", "widened"]
+__all__ = ["Band", "band_factor", "checked_factor", "needed_factors", "widened"]
 
 Floats = NDArray[np.float64]
 
 BAND_SHARE = 0.8
+_LEAST_DEVICES = 4
+_NOMINAL = tuple(n / 100 for n in range(60, 96))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,20 +46,54 @@ def needed_factors(mixture: Mixture, truth: Floats, share: float = BAND_SHARE) -
 
 
 def band_factor(needed: Sequence[Floats], share: float = BAND_SHARE) -> float:
-    """Return the one factor with which bands hold a ``share`` of the truths, each known device counting the same.
+    """Return the one factor with which bands hold a ``share`` of the truths of a device that is none of the known ones.
+
+    A quantile of what the known devices need is too small for an unknown one when there are few of them. So each is held
+    out of the known ones in turn, and the quantile is the one that would have held the share on those held out.
 
     Args:
-        needed: the result of :func:`needed_factors` for each known device, held out in turn.
+        needed: the result of :func:`needed_factors` for each known device, held out in turn; each counts the same.
         share: what share of truths a band has to hold.
     """
     if not needed:
         return 1.0
+    if len(needed) < _LEAST_DEVICES:
+        return _quantile(needed, share)
+    nominal = min(_NOMINAL, key=lambda s: (abs(_held_out_share(needed, s) - share), abs(s - share)))
+    return _quantile(needed, nominal)
+
+
+def _held_out_share(needed: Sequence[Floats], nominal: float) -> float:
+    """Return the mean share of truths held on each device by the factor that the other devices ask for."""
+    held = []
+    for i, own in enumerate(needed):
+        held.append(float((own <= _quantile([n for j, n in enumerate(needed) if j != i], nominal)).mean()))
+    return float(np.mean(held))
+
+
+def _quantile(needed: Sequence[Floats], share: float) -> float:
+    """Return a quantile of all values, each device counting the same."""
     values = np.concatenate(list(needed))
     weights = np.concatenate([np.full(len(n), 1.0 / len(n)) for n in needed])
     order = np.argsort(values)
     cumulated = np.cumsum(weights[order]) / len(needed)
     position = min(int(np.searchsorted(cumulated, share)), len(values) - 1)
     return float(values[order][position])
+
+
+def checked_factor(held_out: Sequence[Mixture], log_ms: Floats, share: float = BAND_SHARE) -> float:
+    """Return by which factor bands grow because measurements of a device, each predicted from the others, ask for it.
+
+    Args:
+        held_out: each measurement as predicted from the others.
+        log_ms: what was measured, ``[k]``; with fewer than four nothing can be said.
+        share: what share of truths a band has to hold.
+    """
+    k = len(held_out)
+    if k < _LEAST_DEVICES:
+        return 1.0
+    needed = sorted(float(needed_factors(m, log_ms[i : i + 1])[0]) for i, m in enumerate(held_out))
+    return max(1.0, needed[min(math.ceil(share * (k + 1)), k) - 1])
 
 
 def widened(mixture: Mixture, factor: float, share: float = BAND_SHARE) -> Band:

@@ -3,41 +3,79 @@
 Every kernel takes ``max(work / rate, bytes / bandwidth) + node overhead``, a network the sum of its kernels and a fixed
 cost; conversions between formats are kernels of their own. Each constant has a log-normal prior around the profile's
 figure, as wide as the figure's origin deserves (measured < inferred < spec); measurements move them by maximum a
-posteriori. What the constants cannot explain is carried from measured networks to similar ones by a smooth residual.
+posteriori. What the constants cannot explain is carried on by a Gaussian process around the roofline, in two parts: each
+kind of kernel deviates alike wherever it occurs, so that a network deviates by its kernels' shares of its time, and
+similar networks deviate alike. How strong both are, and how far they reach, is mixed by how well it foretells every
+measurement from the others. Reference: Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006), chapters
+2.7 and 5.4.2.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
+from modeltailor.estimators.predict.kernel_kinds import KernelKinds
 from modeltailor.estimators.predict.likeness import near
 from modeltailor.estimators.predict.mixture import Mixture
-from modeltailor.estimators.predict.work import GraphWork
-from modeltailor.targets.profile import Figure, Profile
+from modeltailor.estimators.predict.priors import guessed
+from modeltailor.estimators.predict.traces import KernelPoints
+from modeltailor.estimators.predict.work import GraphWork, KernelWork
+from modeltailor.targets.profile import Profile, list_profiles
 
-__all__ = ["Constants", "DeviceModel", "constants_of"]
+__all__ = ["Constants", "DeviceModel", "Joint", "constants_of"]
 
 Floats = NDArray[np.float64]
 
-_CLASSES = ("conv", "pointwise", "depthwise", "matmul")
+_CLASSES = ("conv", "pointwise", "depthwise", "matmul", "blocks")
 _FORMATS = ("fp32", "fp16", "int8")
-_REACHED = {"conv": 0.4, "pointwise": 0.4, "depthwise": 0.1, "matmul": 0.4}  # share of the peak, before measuring
+_REACHED = {
+    "conv": 1.0,
+    "pointwise": 1.0,
+    "depthwise": 0.25,
+    "matmul": 1.0,
+    "blocks": 0.7,
+}  # of the rate of a dense convolution
+_CLASS_DOUBT = {"conv": 0.0, "pointwise": 0.1, "depthwise": 0.4, "matmul": 0.2, "blocks": 0.5}
+_OVERHEAD_US = 3.0
+_MOVED_SLOWER, _CONVERTED_SLOWER = 0.7, 1.1  # log of the time of a byte against one that is only copied
+_OWN_DOUBT = 0.3
+_UNKNOWN_DOUBT = 1.0
 _DOUBT = {"measured": 0.2, "inferred": 0.5, "spec": 0.7}  # standard deviation of the log, by origin
-_FASTER = {"fp32": 1.0, "fp16": 1.2, "int8": 2.0}  # than fp32, where the profile says nothing
+_BYTES = {"move": 3, "convert": 4}  # place of the constant of a byte; 2 for all others
+_RATES = 5  # place of the first rate among the constants
 _SHARPNESS = 8.0
-_RESIDUAL_SPREAD = 0.06
-_RESIDUAL_LENGTH = 0.25
-_LEAST_NOISE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Residual:
+    """How far times may lie off the roofline: standard deviations of the log of a network and of a kernel, and the reach."""
+
+    network: float
+    reach: float
+    kernel: float
+
+
+_RESIDUALS = tuple(
+    _Residual(network=network, reach=reach, kernel=kernel)
+    for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.1, 0.3))
+)
+_LEAST_NOISE, _USUAL_NOISE = 0.01, 0.02
+_TRACED_NOISE = 0.1  # of one kernel's log time in a trace
+_TRACE_SPREAD = 0.2  # of all kernels of a trace: the profiler takes time itself
 _ROUNDS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constants:
-    """Log constants of a device: fixed ms, ms a node, ms a byte, then ms a MAC by class and format.
+    """Log constants of a device: fixed ms; ms a node; three of ms a byte; then ms a MAC by class and format.
+
+    The bytes are those that products and convolutions read and write, those of elements moved, of elements converted.
 
     Attributes:
         log_mean: ``[n]``.
@@ -48,39 +86,65 @@ class Constants:
     covariance: Floats
 
 
-def constants_of(profile: Profile) -> Constants | None:
-    """Return the prior constants, or ``None`` if the profile has neither a rate nor a bandwidth."""
-    rates = {**profile.peak_gops, **profile.effective_gops}
-    if not rates and profile.bandwidth_gbps is None:
+def constants_of(profile: Profile, pool: Sequence[Profile] | None = None) -> Constants | None:
+    """Return the prior constants, or ``None`` if the profile has neither a rate nor a bandwidth.
+
+    Args:
+        profile: the device.
+        pool: profiles of other devices, for figures that this one does not state; those that ship by default.
+    """
+    if not profile.peak_gops and not profile.effective_gops and profile.bandwidth_gbps is None:
         return None
+    figures = guessed(profile, list_profiles() if pool is None else pool)
     overhead = profile.per_operator_overhead_us
-    node_ms = (overhead.value if overhead else 3.0) / 1e3
-    bandwidth = profile.bandwidth_gbps.value if profile.bandwidth_gbps else 10.0
-    means = [np.log(5.0 * node_ms), np.log(node_ms), np.log(1e-6 / bandwidth)]
-    doubts = [1.0, _doubt(overhead), _doubt(profile.bandwidth_gbps)]
-    plain = _reached(profile, "fp32") or next((r for f in _FORMATS if (r := _reached(profile, f))), (20.0, 1.0))
+    node_ms = (overhead.value if overhead else _OVERHEAD_US) / 1e3
+    node_doubt = _DOUBT[overhead.origin] if overhead else _UNKNOWN_DOUBT
+    byte, byte_doubt = np.log(1e-6) - figures["bandwidth"].log, figures["bandwidth"].doubt
+    means = [np.log(5.0 * node_ms), np.log(node_ms), byte, byte + _MOVED_SLOWER, byte + _CONVERTED_SLOWER]
+    doubts = [_UNKNOWN_DOUBT, node_doubt, byte_doubt, byte_doubt + _OWN_DOUBT, byte_doubt + _OWN_DOUBT]
     for kind in _CLASSES:
         for number_format in _FORMATS:
-            own = _reached(profile, number_format)
-            gops, doubt = own or (plain[0] * _FASTER[number_format], plain[1] + 0.3)
-            means.append(np.log(2e-6 / (gops * _REACHED[kind] / _REACHED["conv"])))
-            doubts.append(doubt + (0.3 if kind == "depthwise" else 0.0))
+            means.append(np.log(2e-6) - figures[number_format].log - np.log(_REACHED[kind]))
+            doubts.append(figures[number_format].doubt + _CLASS_DOUBT[kind])
     covariance = np.diag(np.square(doubts)) * 0.5
-    shared = np.array([0.3, 0.3, 0.5, *[1.0] * (len(doubts) - 3)]) * np.array(doubts) * np.sqrt(0.5)
+    shared = np.array([0.3, 0.3, 0.5, 0.5, 0.5, *[1.0] * (len(doubts) - _RATES)]) * np.array(doubts) * np.sqrt(0.5)
     return Constants(log_mean=np.array(means), covariance=covariance + np.outer(shared, shared))
 
 
-def _doubt(figure: Figure | None) -> float:
-    return 1.0 if figure is None else _DOUBT[figure.origin]
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Joint:
+    """Log milliseconds of several networks together: what moves all of them alike does not blur how they compare.
 
+    Attributes:
+        centres: ``[n_parts, n]``.
+        covariances: ``[n_parts, n, n]``.
+        weights: ``[n_parts]``, sum 1.
+        noise: standard deviation of the log of one measurement around its truth.
+    """
 
-def _reached(profile: Profile, number_format: str) -> tuple[float, float] | None:
-    """Return the rate that a dense convolution reaches, 1e9 operations a second, and the doubt of its log."""
-    for table, share, more in ((profile.effective_gops, 1.0, 0.1), (profile.peak_gops, _REACHED["conv"], 0.4)):
-        for name, figure in table.items():
-            if name == number_format:
-                return figure.value * share, _DOUBT[figure.origin] + more
-    return None
+    centres: Floats
+    covariances: Floats
+    weights: Floats
+    noise: float
+
+    def each(self) -> Mixture:
+        """Return every network by itself, as a measurement would find it."""
+        variances = np.maximum(np.diagonal(self.covariances, axis1=1, axis2=2), 0.0)
+        return Mixture(centres=self.centres, spreads=np.sqrt(variances + self.noise**2), weights=self.weights)
+
+    def over(self, reference: int) -> Mixture:
+        """Return the log ratio of every network to one of them; that one's own is 0 but for noise."""
+        covariance = self.covariances
+        own = np.diagonal(covariance, axis1=1, axis2=2)
+        variances = np.maximum(own + own[:, [reference]] - 2 * covariance[:, :, reference], 0.0)
+        centres = self.centres - self.centres[:, [reference]]
+        return Mixture(centres=centres, spreads=np.sqrt(variances + 2 * self.noise**2), weights=self.weights)
+
+    def chance_of_slower(self, reference: int) -> Floats:
+        """Return the probability that each network takes longer than the reference, ``[n]``."""
+        ratio = self.over(reference)
+        found: Floats = ratio.weights @ ndtr(ratio.centres / ratio.spreads)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,8 +158,13 @@ class DeviceModel:
     constants: Constants
 
     def posterior(
-        self, measured: Sequence[GraphWork], log_ms: Floats, noise: Floats, targets: Sequence[GraphWork]
-    ) -> Mixture:
+        self,
+        measured: Sequence[GraphWork],
+        log_ms: Floats,
+        noise: Floats,
+        targets: Sequence[GraphWork],
+        points: KernelPoints | None = None,
+    ) -> Joint:
         """Return log milliseconds of the targets.
 
         Args:
@@ -103,78 +172,268 @@ class DeviceModel:
             log_ms: ``[k]``.
             noise: ``[k]`` standard deviation of each log measurement.
             targets: work of the networks to predict.
+            points: times of single kernels, from profiles of runs.
         """
-        prior, precision = self.constants.log_mean, np.linalg.inv(self.constants.covariance)
-        theta, curvature = prior.copy(), precision
-        centre, slope, likeness = self._times(theta, [*measured, *targets])
-        k = len(measured)
-        spread = np.square(np.maximum(noise, _LEAST_NOISE)) + _RESIDUAL_SPREAD**2
-        for _ in range(_ROUNDS if k else 0):
-            inner = slope[:k]
-            curvature = inner.T @ (inner / spread[:, None]) + precision
-            pull = inner.T @ ((log_ms - centre[:k]) / spread) - precision @ (theta - prior)
-            step = np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)
-            theta = theta + step
-            centre, slope, likeness = self._times(theta, [*measured, *targets])
-            if np.abs(step).max() < 1e-4:
-                break
-        outer = slope[k:]
-        prediction = centre[k:]
-        variance = np.einsum("ij,jk,ik->i", outer, np.linalg.inv(curvature), outer) + _RESIDUAL_SPREAD**2
-        if k:
-            kernel = near(likeness / _RESIDUAL_LENGTH, _RESIDUAL_SPREAD**2)
-            gram = kernel[:k, :k] + np.diag(np.square(np.maximum(noise, _LEAST_NOISE)))
-            gain = np.linalg.solve(gram, kernel[:k, k:]).T
-            prediction = prediction + gain @ (log_ms - centre[:k])
-            variance = variance - np.einsum("ij,ji->i", gain, kernel[:k, k:])
-        spreads = np.sqrt(np.maximum(variance, 0.0) + _LEAST_NOISE**2)
-        return Mixture(centres=prediction[None], spreads=spreads[None], weights=np.ones(1))
+        seen = _Seen.of(measured, log_ms, noise, targets, points)
+        k, n = len(measured), len(seen.values)
+        centres, covariances, scores = [], [], []
+        for residual in _RESIDUALS:
+            theta = self._fitted(seen, residual)
+            there = seen.outlook(theta)
+            prior = there.slope @ self.constants.covariance @ there.slope.T + seen.deviation(there, residual)
+            mean = there.log_ms + there.slope @ (self.constants.log_mean - theta)
+            inverse: Floats = np.linalg.inv(prior[:n, :n] + seen.noise).astype(np.float64)
+            error = seen.values - mean[:n]
+            gain = prior[n:, :n] @ inverse
+            centres.append(mean[n:] + gain @ error)
+            covariances.append(prior[n:, n:] - gain @ prior[:n, n:])
+            scores.append(_held_out_log_density(inverse[:k, :k], inverse[:k] @ error))
+        weights = np.exp(np.array(scores) - max(scores))
+        return Joint(
+            centres=np.array(centres),
+            covariances=np.array(covariances),
+            weights=weights / weights.sum(),
+            noise=max(_LEAST_NOISE, float(np.median(noise)) if len(noise) else _USUAL_NOISE),
+        )
 
-    def choose(self, k: int, networks: Sequence[GraphWork], given: Sequence[int] = ()) -> list[int]:
-        """Return which networks to measure so that the others are known best; ``given`` come first.
+    def held_out(
+        self,
+        measured: Sequence[GraphWork],
+        log_ms: Floats,
+        noise: Floats,
+        points: KernelPoints | None = None,
+        own_trace: Sequence[int | None] | None = None,
+    ) -> list[Mixture]:
+        """Return each measured network as predicted from the others.
 
-        No latency is looked at. Fewer than ``k`` come back only if there are fewer networks.
+        Args:
+            measured: as for :meth:`posterior`.
+            log_ms: as there.
+            noise: as there.
+            points: as there.
+            own_trace: number of each network's own trace among the points, which is left out with it.
         """
-        _, slope, likeness = self._times(self.constants.log_mean, networks)
-        covariance = slope @ self.constants.covariance @ slope.T
-        covariance = covariance + near(likeness / _RESIDUAL_LENGTH, _RESIDUAL_SPREAD**2)
+        found = []
+        for i in range(len(measured)):
+            rest = [j for j in range(len(measured)) if j != i]
+            own = own_trace[i] if own_trace else None
+            others = points if points is None or own is None else points.without(own)
+            joint = self.posterior([measured[j] for j in rest], log_ms[rest], noise[rest], [measured[i]], others)
+            found.append(joint.each())
+        return found
+
+    def choose(
+        self,
+        k: int,
+        networks: Sequence[GraphWork],
+        given: Sequence[int] = (),
+        barred: Sequence[int] = (),
+        wanted: int | None = None,
+    ) -> tuple[list[int], list[float]]:
+        """Return which networks to measure so that the others are known best.
+
+        Each takes most variance out of all of them, as their logs are before any measurement: the first tells the
+        device's speed, the next ones what its constants do to small and large networks, formats and operator classes.
+        No latency is looked at.
+
+        Args:
+            k: how many, those given among them; fewer come back only if there are fewer networks.
+            networks: the candidates.
+            given: measured in any case, and first.
+            barred: not to be chosen.
+            wanted: how many of the networks, from the first on, are to be known; all if ``None``.
+
+        Returns:
+            the networks, and the median standard deviation of the wanted logs before the first, and after each.
+        """
+        unseen = _Seen.of((), np.zeros(0), np.zeros(0), networks)
+        there = unseen.outlook(self.constants.log_mean)
+        covariance = there.slope @ self.constants.covariance @ there.slope.T
+        covariance = covariance + unseen.deviation(there, _RESIDUALS[len(_RESIDUALS) // 2])
         chosen: list[int] = []
-        while len(chosen) < min(k, len(networks)):
+        spreads = [_median_spread(covariance[:wanted, :wanted])]
+        while len(chosen) < min(k, len(networks) - len(barred)):
             left = np.maximum(np.diag(covariance), 0.0) + _LEAST_NOISE**2
-            gain = (covariance**2).sum(axis=0) / left
-            gain[chosen] = -1.0
+            gain = (covariance[:wanted] ** 2).sum(axis=0) / left
+            gain[[*chosen, *barred]] = -1.0
             best = given[len(chosen)] if len(chosen) < len(given) else int(np.argmax(gain))
             chosen.append(best)
             covariance = covariance - np.outer(covariance[:, best], covariance[best]) / left[best]
-        return chosen
+            spreads.append(_median_spread(covariance[:wanted, :wanted]))
+        return chosen, spreads
 
-    @staticmethod
-    def _times(theta: Floats, networks: Sequence[GraphWork]) -> tuple[Floats, Floats, Floats]:
-        """Return log milliseconds ``[n]``, their slope ``[n, n_constants]``, and a description ``[n, n_constants]``."""
+    def _fitted(self, seen: _Seen, residual: _Residual) -> Floats:
+        """Return the most probable constants."""
+        prior, precision = self.constants.log_mean, np.linalg.inv(self.constants.covariance)
+        theta, n = prior.copy(), len(seen.values)
+        for _ in range(_ROUNDS if n else 0):
+            there = seen.outlook(theta)
+            slope = there.slope[:n]
+            inverse = np.linalg.inv(seen.noise + seen.deviation(there, residual)[:n, :n])
+            curvature = slope.T @ inverse @ slope + precision
+            pull = slope.T @ inverse @ (seen.values - there.log_ms[:n]) - precision @ (theta - prior)
+            step = np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)
+            theta = theta + step
+            if np.abs(step).max() < 1e-3:
+                break
+        return theta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Outlook:
+    """Times by certain constants: of networks that were measured, of traced kernels, of networks to predict; ``n`` in all.
+
+    Attributes:
+        log_ms: ``[n]``.
+        slope: of it by the constants, ``[n, n_constants]``.
+        shares: of each kind of kernel in the time, ``[n, n_kinds]``.
+        likeness: a description of each, ``[n, n_constants + 1]``.
+    """
+
+    log_ms: Floats
+    slope: Floats
+    shares: Floats
+    likeness: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Seen:
+    """What was measured, ``k`` networks first, then single kernels; then what is to be predicted: ``n`` in all.
+
+    Attributes:
+        values: log milliseconds of all that was measured.
+        noise: covariance of them around the truth.
+        is_network: ``[n]``, of what is no single kernel.
+        owner: which of all each kernel belongs to, ``[n_kernels]``.
+        work: of each kernel.
+        kinds: of each kernel, ``[n_kernels]``.
+        alike: how the kinds go together, ``[n_kinds, n_kinds]``.
+    """
+
+    values: Floats
+    noise: Floats
+    is_network: NDArray[np.bool_]
+    owner: NDArray[np.intp]
+    work: _Work
+    kinds: NDArray[np.intp]
+    alike: Floats
+
+    @classmethod
+    def of(
+        cls,
+        measured: Sequence[GraphWork],
+        log_ms: Floats,
+        noise: Floats,
+        targets: Sequence[GraphWork],
+        points: KernelPoints | None = None,
+    ) -> _Seen:
+        """Sort all kernels by what they belong to, and by kind."""
+        single = points.kernels if points else ()
+        owners = [*(n.kernels for n in measured), *((k,) for k in single), *(n.kernels for n in targets)]
+        kernels = [k for owner in owners for k in owner]
+        kinds = KernelKinds.of(kernels)
+        k, n = len(measured), len(measured) + len(single)
+        spread = np.zeros((n, n))
+        spread[:k, :k] = np.diag(np.square(np.maximum(noise, _LEAST_NOISE)))
+        if points:
+            together = points.trace[:, None] == points.trace[None, :]
+            spread[k:, k:] = _TRACE_SPREAD**2 * together + _TRACED_NOISE**2 * np.eye(n - k)
+        is_network = np.ones(len(owners), dtype=np.bool_)
+        is_network[k:n] = False
+        return cls(
+            values=np.concatenate([log_ms, points.log_ms]) if points else log_ms,
+            noise=spread,
+            is_network=is_network,
+            owner=np.repeat(np.arange(len(owners)), [len(o) for o in owners]),
+            work=_Work.of(kernels),
+            kinds=np.array([kinds.place(kernel) for kernel in kernels], dtype=np.intp),
+            alike=kinds.covariance(),
+        )
+
+    def outlook(self, theta: Floats) -> _Outlook:
+        """Times of all by certain constants."""
+        parts = self.work.parts(theta)
+        n = len(self.is_network)
+        owed, kinds = np.zeros((n, len(theta))), np.zeros((n, len(self.alike)))
+        np.add.at(owed, self.owner, parts)
+        np.add.at(kinds, (self.owner, self.kinds), parts.sum(axis=1))
+        owed[:, 0] = np.where(self.is_network, np.exp(theta[0]), 0.0)
+        total = owed.sum(axis=1)
+        slope = owed / total[:, None]
+        return _Outlook(
+            log_ms=np.log(total), slope=slope, shares=kinds / total[:, None],
+            likeness=np.concatenate([np.sqrt(slope), 0.2 * np.log(total)[:, None]], axis=1),
+        )  # fmt: skip
+
+    def deviation(self, there: _Outlook, residual: _Residual) -> Floats:
+        """Covariance of the true log milliseconds around the roofline: by their kernels, and of similar networks."""
+        found: Floats = residual.kernel**2 * (there.shares @ self.alike @ there.shares.T)
+        of_networks = near(there.likeness / residual.reach, residual.network**2)
+        return found + of_networks * np.outer(self.is_network, self.is_network)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Work:
+    """Work of kernels, ``[n_kernels]`` each.
+
+    Attributes:
+        macs: multiply-accumulates, filled up to the vector width.
+        moved: bytes.
+        rate: place of the constant of a multiply-accumulate; 0 for none.
+        byte: place of the constant of a byte.
+    """
+
+    macs: Floats
+    moved: Floats
+    rate: NDArray[np.intp]
+    byte: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, kernels: Sequence[KernelWork]) -> _Work:
+        """Read the work of kernels."""
+        return cls(
+            macs=np.array([k.padded_macs for k in kernels], dtype=np.float64),
+            moved=np.array([k.moved_bytes for k in kernels], dtype=np.float64),
+            rate=np.array([_constant(k.operator_class, k.number_format) for k in kernels], dtype=np.intp),
+            byte=np.array([_BYTES.get(k.operator_class, 2) for k in kernels], dtype=np.intp),
+        )
+
+    def parts(self, theta: Floats) -> Floats:
+        """Return what each kernel takes, in milliseconds by the constant that it is owed to, ``[n_kernels, n_constants]``.
+
+        ``max(work / rate, bytes / bandwidth)`` is smooth at the ridge: each side has its share there.
+        """
         cost = np.exp(theta)
-        centres, slopes = [], []
-        for network in networks:
-            share = np.zeros(len(theta))
-            share[0] = cost[0]
-            macs = np.array([k.padded_macs for k in network.kernels], dtype=np.float64)
-            moved = np.array([k.moved_bytes for k in network.kernels], dtype=np.float64)
-            index = np.array([_constant(k.operator_class, k.number_format) for k in network.kernels], dtype=np.intp)
-            compute, memory = macs * cost[np.maximum(index, 0)] * (index > 0), moved * cost[2]
-            slower = np.maximum(np.maximum(compute, memory), 1e-12)
-            a, b = (compute / slower) ** _SHARPNESS, (memory / slower) ** _SHARPNESS
-            time = slower * (a + b) ** (1 / _SHARPNESS)
-            np.add.at(share, np.maximum(index, 0), np.where(index > 0, time * a / (a + b), 0.0))
-            share[2] += float((time * b / (a + b)).sum())
-            share[1] = cost[1] * len(network.kernels)
-            total = share.sum()
-            centres.append(np.log(total))
-            slopes.append(share / total)
-        slope = np.array(slopes)
-        return np.array(centres), slope, np.concatenate([np.sqrt(slope), 0.2 * np.array(centres)[:, None]], axis=1)
+        found = np.zeros((len(self.macs), len(theta)))
+        found[:, 1] = cost[1]
+        compute, memory = self.macs * cost[self.rate] * (self.rate > 0), self.moved * cost[self.byte]
+        slower = np.maximum(np.maximum(compute, memory), 1e-12)
+        a, b = (compute / slower) ** _SHARPNESS, (memory / slower) ** _SHARPNESS
+        time = slower * (a + b) ** (1 / _SHARPNESS)
+        rows = np.arange(len(self.macs))
+        found[rows, self.rate] += np.where(self.rate > 0, time * a / (a + b), 0.0)
+        found[rows, self.byte] += time * b / (a + b)
+        return found
 
 
 def _constant(operator_class: str, number_format: str) -> int:
     """Return the place of a class and format among the constants; 0 for kernels without multiply-accumulates."""
     if operator_class not in _CLASSES:
         return 0
-    return 3 + _CLASSES.index(operator_class) * len(_FORMATS) + _FORMATS.index(number_format)
+    return _RATES + _CLASSES.index(operator_class) * len(_FORMATS) + _FORMATS.index(number_format)
+
+
+def _median_spread(covariance: Floats) -> float:
+    return float(np.median(np.sqrt(np.maximum(np.diag(covariance), 0.0) + _LEAST_NOISE**2)))
+
+
+def _held_out_log_density(inverse: Floats, weighted: Floats) -> float:
+    """Sum of log densities of each measurement given all others (Rasmussen & Williams, equations 5.10-5.12).
+
+    Args:
+        inverse: of the covariance of all that was measured, the part of the networks.
+        weighted: the inverse times the residuals, of the networks.
+    """
+    variance = 1.0 / np.diag(inverse)
+    error = weighted * variance
+    return float(-0.5 * (np.log(variance) + error**2 / variance).sum())

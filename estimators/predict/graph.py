@@ -1,14 +1,15 @@
 """An ONNX graph as it is executed: what is folded at load, what is a view, what runs as one kernel.
 
-The reader takes an optimized graph as it stands. From a graph that was not optimized it folds what every runtime folds:
-nodes on constants alone, views, quantize/dequantize pairs around a kernel, batch norms and activations behind it.
+A graph that a runtime has settled is taken as it stands: every node is a kernel, but for views. From another one the reader
+folds what every runtime folds: nodes on constants alone, quantize/dequantize pairs around a kernel, batch norms and
+activations behind it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper
 from modeltailor.errors import ModelError
 from modeltailor.estimators.predict.shapes import with_shapes
 
-__all__ = ["ExecutedGraph", "Kernel", "Tensor", "read_graph"]
+__all__ = ["ExecutedGraph", "Kernel", "Tensor", "bits_of", "read_graph", "read_model"]
 
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16})
 _VIEWS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout"})
@@ -34,7 +35,8 @@ _BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.DOUBLE: 64, TensorProto.FLOAT16: 16, TensorProto.BFLOAT16: 16,
     TensorProto.INT8: 8, TensorProto.UINT8: 8, TensorProto.INT16: 16, TensorProto.UINT16: 16, TensorProto.INT32: 32,
     TensorProto.UINT32: 32, TensorProto.INT64: 64, TensorProto.UINT64: 64, TensorProto.BOOL: 8,
-    TensorProto.INT4: 4, TensorProto.UINT4: 4,
+    TensorProto.INT4: 4, TensorProto.UINT4: 4, TensorProto.INT2: 2, TensorProto.UINT2: 2,
+    TensorProto.FLOAT8E4M3FN: 8, TensorProto.FLOAT8E5M2: 8, TensorProto.COMPLEX64: 64, TensorProto.COMPLEX128: 128,
 }  # fmt: skip
 
 
@@ -103,8 +105,13 @@ class ExecutedGraph:
     stored_bytes: int
 
 
+def bits_of(element_type: int) -> int:
+    """Return the bits that one element of an ONNX type takes in memory; 32 for types that are not known."""
+    return _BITS.get(element_type, 32)
+
+
 def read_graph(path: Path, dimensions: Mapping[str, int] | None = None) -> ExecutedGraph:
-    """Read an ONNX file.
+    """Read an ONNX file as it stands.
 
     Args:
         path: the file.
@@ -114,16 +121,38 @@ def read_graph(path: Path, dimensions: Mapping[str, int] | None = None) -> Execu
         ModelError: the file cannot be read, or the shape of a tensor stays unknown.
     """
     try:
-        model = with_shapes(onnx.load(path), dict(dimensions or {}))
+        model = onnx.load(path)
     except Exception as error:  # onnx raises whatever protobuf and its own checks raise
         raise ModelError("MOD-20", path.name, f"cannot read the graph ({type(error).__name__})") from error
-    return _Reader(path.name, model).read()
+    return read_model(model, path.name, dimensions)
+
+
+def read_model(
+    model: onnx.ModelProto, where: str, dimensions: Mapping[str, int] | None = None, *, settled: bool = False
+) -> ExecutedGraph:
+    """Read a model that is loaded; it is changed, its large weights may be without values.
+
+    Args:
+        model: the model.
+        where: the file, for messages.
+        dimensions: as for :func:`read_graph`.
+        settled: a runtime has done all its optimizations; what is left runs.
+
+    Raises:
+        ModelError: the shape of a tensor stays unknown.
+    """
+    try:
+        shaped = with_shapes(model, dict(dimensions or {}))
+    except Exception as error:  # onnx raises whatever protobuf and its own checks raise
+        raise ModelError("MOD-20", where, f"cannot read the graph ({type(error).__name__})") from error
+    return _Reader(where, shaped, settled).read()
 
 
 @dataclass
 class _Reader:
     where: str
     model: onnx.ModelProto
+    settled: bool
     tensors: dict[str, Tensor] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
 
@@ -131,7 +160,7 @@ class _Reader:
         graph = self.model.graph
         stored = 0
         for weight in graph.initializer:
-            bits = _BITS.get(weight.data_type, 32)
+            bits = bits_of(weight.data_type)
             self.tensors[weight.name] = Tensor(name=weight.name, shape=tuple(weight.dims), bits=bits, constant=True)
             stored += self.tensors[weight.name].size_bytes
         for value in (*graph.input, *graph.value_info, *graph.output):
@@ -141,7 +170,8 @@ class _Reader:
         readers = self._readers()
         made_by: dict[str, int] = {}
         for node in graph.node:
-            if node.op_type == "Constant" or (node.input and all(self._constant(i) for i in node.input if i)):
+            known = node.input and not self.settled and all(self._constant(i) for i in node.input if i)
+            if node.op_type == "Constant" or known:
                 stored += self._fold(node)
                 continue
             if self._is_alias(node, readers, made_by, kernels):
@@ -168,7 +198,7 @@ class _Reader:
         self.tensors[value.name] = Tensor(
             name=value.name,
             shape=tuple(shape),
-            bits=_BITS.get(kind.elem_type, 32),
+            bits=bits_of(kind.elem_type),
             constant=False,
             integer=kind.elem_type in _INTEGERS,
         )
@@ -190,7 +220,7 @@ class _Reader:
             if node.op_type == "Constant":
                 value = next((a.t for a in node.attribute if a.name == "value"), None)
                 shape: tuple[int, ...] = tuple(value.dims) if value is not None else ()
-                bits = _BITS.get(value.data_type, 32) if value is not None else 64
+                bits = bits_of(value.data_type) if value is not None else 64
                 own += -(-math.prod(shape) * bits // 8)
             elif node.op_type in _DEQUANTIZE:  # the kernel behind reads the integers
                 first = self.tensors[node.input[0]]
@@ -210,10 +240,10 @@ class _Reader:
         kernels: list[tuple[str, onnx.NodeProto, list[str]]],
     ) -> bool:
         """Whether the node makes no kernel of its own; if so, its output becomes another name."""
-        if node.op_type in _VIEWS or node.op_type in _DEQUANTIZE:
+        if node.op_type in _VIEWS or (node.op_type in _DEQUANTIZE and not self.settled):
             self.same_as[node.output[0]] = node.input[0]
             return True
-        if not node.input:
+        if not node.input or self.settled:
             return False
         source = self._root(node.input[0])
         at = made_by.get(source)
@@ -248,7 +278,10 @@ class _Reader:
             raise ModelError(
                 "MOD-21", self.where, f"the shape of tensor {root!r} is not known", "give the symbolic dimensions"
             )
-        return self.tensors[root]
+        found, own = self.tensors[root], self.tensors.get(name)
+        if own is not None and own.shape != found.shape and own.elements == found.elements:
+            return replace(found, shape=own.shape)  # seen through a view: the same bytes in another shape
+        return found
 
     def _kernel(self, name: str, node: onnx.NodeProto, outputs: list[str]) -> Kernel:
         attributes: dict[str, tuple[int, ...]] = {}

@@ -16,6 +16,7 @@ from modeltailor.targets.profile import Profile
 __all__ = ["Fit", "MemoryPlan", "Placement", "fit", "plan_memory"]
 
 _ALIGNMENT = 16
+_MICROCONTROLLER = 16 * 2**20  # bytes of memory that no process of an operating system gets along with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +110,18 @@ def plan_memory(graph: ExecutedGraph) -> MemoryPlan:
 
 
 def fit(plan: MemoryPlan, profile: Profile) -> Fit:
-    """Say whether a plan fits the flash and the memory of a device; a limit that the profile does not state binds not."""
+    """Say whether a plan fits the flash and the memory of a device; a limit that the profile does not state binds not.
+
+    A microcontroller runs weights from flash, so that its memory holds the arena alone; anything larger loads both.
+    """
     broken = []
+    needed = plan.arena_bytes
     if profile.flash_bytes is not None and plan.flash_bytes > profile.flash_bytes.value:
         broken.append(_over("flash", plan.flash_bytes, profile.flash_bytes.value))
-    if profile.memory_bytes is not None and plan.arena_bytes > profile.memory_bytes.value:
-        broken.append(f"{_over('memory', plan.arena_bytes, profile.memory_bytes.value)} at {plan.busiest!r}")
+    if profile.flash_bytes is None and (profile.memory_bytes is None or profile.memory_bytes.value > _MICROCONTROLLER):
+        needed += plan.flash_bytes
+    if profile.memory_bytes is not None and needed > profile.memory_bytes.value:
+        broken.append(f"{_over('memory', needed, profile.memory_bytes.value)} at {plan.busiest!r}")
     return Fit(fits=not broken, reason="; ".join(broken))
 
 

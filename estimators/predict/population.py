@@ -10,6 +10,7 @@ device is then fitted with few measurements, under Student-t noise. References: 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ _LEAST_NOISE = 0.063
 _LEVEL_VARIANCE = 9.0
 _PSEUDO_DEVICES = 8.0
 _SPREAD = 1.5  # of a log cost before any device is seen
+_LIKENESS, _NOISES = (0.3, 1.0, 3.0), (0.5, 1.0, 2.0)  # by which factors the population's moments hold
 _OFFSET_SPREAD = 0.15  # of what is peculiar to a network on all devices
 
 
@@ -67,28 +69,51 @@ class CostPopulation:
     def posterior(self, amounts: Floats, log_ms: Floats, targets: Floats) -> Mixture:
         """Return the log milliseconds of ``targets`` after measurements.
 
+        The new device may be more or less like the others, and its networks nearer to or farther from a sum of terms, than
+        the population's moments have it: each such hypothesis is weighted by how well it foretells every measurement from
+        the others.
+
         Args:
             amounts: terms of the measured networks, ``[k, n_terms]``, ``k`` at least one.
             log_ms: their log milliseconds, ``[k]``.
             targets: terms of the networks to predict, ``[n, n_terms]``.
         """
+        parts = [
+            self._posterior(amounts, log_ms, targets, likeness * self.covariance + _LEVEL_VARIANCE, factor * self.noise)
+            for likeness, factor in itertools.product(_LIKENESS, _NOISES)
+        ]
+        scores = np.array([score for _, _, score in parts])
+        weights = np.exp(scores - scores.max())
+        return Mixture(
+            centres=np.array([centre for centre, _, _ in parts]),
+            spreads=np.array([spread for _, spread, _ in parts]),
+            weights=weights / weights.sum(),
+        )
+
+    def _posterior(
+        self, amounts: Floats, log_ms: Floats, targets: Floats, covariance: Floats, noise: float
+    ) -> tuple[Floats, Floats, float]:
+        """Return centres and spreads under one hypothesis, and the log density of what was held out."""
         level = log_ms.mean() - float(_log_sum(self.mean[None], amounts)[0].mean())
         prior = self.mean + level
-        precision = np.linalg.inv(self.covariance + _LEVEL_VARIANCE)
+        precision = np.linalg.inv(covariance)
         theta, curvature = prior.copy(), precision
         for _ in range(25):
             centre, slope = _log_sum(theta[None], amounts)
             error = log_ms - centre[0]
-            trust = (_FREEDOM + 1) / (_FREEDOM + (error / self.noise) ** 2) / self.noise**2
+            trust = (_FREEDOM + 1) / (_FREEDOM + (error / noise) ** 2) / noise**2
             curvature = slope[0].T @ (trust[:, None] * slope[0]) + precision
             step = np.linalg.solve(curvature, slope[0].T @ (trust * error) - precision @ (theta - prior))
             theta = theta + np.clip(step, -1.0, 1.0)
             if np.abs(step).max() < 1e-3:
                 break
+        centre, slope = _log_sum(theta[None], amounts)
+        around = slope[0] @ covariance @ slope[0].T + noise**2 * np.eye(len(log_ms))
+        score = _held_out_log_density(around, log_ms - centre[0] - slope[0] @ (prior - theta))
         centre, slope = _log_sum(theta[None], targets)
         variance = np.einsum("ij,jk,ik->i", slope[0], np.linalg.inv(curvature), slope[0])
-        variance = np.minimum(variance, 4.0) + self.noise**2 + _OFFSET_SPREAD**2
-        return Mixture(centres=centre, spreads=np.sqrt(variance)[None], weights=np.ones(1))
+        variance = np.minimum(variance, 4.0) + noise**2 + _OFFSET_SPREAD**2
+        return centre[0], np.sqrt(variance), score
 
 
 def learn_costs(log_ms: Floats, amounts: Floats, trust: Floats, guess: Floats, rounds: int = 6) -> CostPopulation:
@@ -137,3 +162,12 @@ def _log_sum(theta: Floats, amounts: Floats) -> tuple[Floats, Floats]:
     parts = np.exp(theta)[:, None, :] * amounts[None]
     total = parts.sum(axis=-1)
     return np.log(total), parts / total[..., None]
+
+
+def _held_out_log_density(covariance: Floats, residual: Floats) -> float:
+    """Sum of log densities of each measurement given all others, under Student's t: one outlier must not decide."""
+    inverse = np.linalg.inv(covariance)
+    variance = 1.0 / np.diag(inverse)
+    error = (inverse @ residual) * variance
+    density = -0.5 * np.log(variance) - 0.5 * (_FREEDOM + 1) * np.log1p(error**2 / (_FREEDOM * variance))
+    return float(density.sum())

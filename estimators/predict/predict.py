@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from modeltailor.durable import sha256_file
 from modeltailor.estimators.estimate import Estimate
-from modeltailor.estimators.predict.bands import BAND_SHARE, needed_factors, widened
-from modeltailor.estimators.predict.device_model import DeviceModel, constants_of
-from modeltailor.estimators.predict.work import GraphWork, graph_work
+from modeltailor.estimators.predict.bands import Band, checked_factor, widened
+from modeltailor.estimators.predict.device_model import DeviceModel, Joint, constants_of
+from modeltailor.estimators.predict.executed import ExecutedFile, Shapes, executed_files
+from modeltailor.estimators.predict.microcontroller import fit, plan_memory
+from modeltailor.estimators.predict.traces import Trace, points_of
 from modeltailor.targets.profile import Profile
 
-__all__ = ["Measured", "NoEstimate", "choose_measurements", "could_be_best", "predict", "predict_all"]
+__all__ = [
+    "Forecast",
+    "Measured",
+    "NoEstimate",
+    "Over",
+    "Suggestion",
+    "could_be_best",
+    "forecast",
+    "predict",
+    "predict_all",
+    "suggest_measurements",
+]
+
+Floats = NDArray[np.float64]
 
 _CPU = "CPUExecutionProvider"
-_LANES = {"avx512": 16, "avx2": 8, "avx": 8}
-_LEAST_TO_CHECK = 4
+_MEASURED_Z = 1.2816  # half of the central 80 % of a normal distribution, in standard deviations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,116 +64,239 @@ class NoEstimate:
 
     Attributes:
         reason: one sentence.
+        kind: ``unknown`` (nothing to predict from), ``placement`` (an accelerator may hand nodes to the CPU), or ``memory``
+            (it does not fit the device).
     """
 
     reason: str
+    kind: Literal["unknown", "placement", "memory"] = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """A model's latency over that of the first one: what moves both alike does not widen it.
+
+    Attributes:
+        ratio: below 1 is faster; the band holds 80 % of the probability.
+        chance_of_slower: that it takes longer than the first, 0..1.
+    """
+
+    ratio: Estimate
+    chance_of_slower: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is known of models on a device.
+
+    Attributes:
+        estimates: one a model: milliseconds, or why there is no number. A model that was measured on the device keeps
+            that figure and its label.
+        over: one a model, against the first; ``None`` for the first and where one of the two has no number.
+        widened_by: factor that the bands grew by, because measurements predicted from each other asked for it.
+        measurements: how many were used.
+    """
+
+    estimates: tuple[Estimate | NoEstimate, ...]
+    over: tuple[Over | None, ...]
+    widened_by: float
+    measurements: int
 
 
 def predict(
-    model: Path, profile: Profile, measurements: Sequence[Measured] = (), dimensions: Mapping[str, int] | None = None
+    model: Path, profile: Profile, measurements: Sequence[Measured] = (), shapes: Shapes | None = None
 ) -> Estimate | NoEstimate:
-    """Predict the latency of one ONNX file; see :func:`predict_all`."""
-    return predict_all([model], profile, measurements, dimensions)[0]
+    """Predict the latency of one ONNX file; see :func:`forecast`."""
+    return predict_all([model], profile, measurements, shapes)[0]
 
 
 def predict_all(
+    models: Sequence[Path], profile: Profile, measurements: Sequence[Measured] = (), shapes: Shapes | None = None
+) -> list[Estimate | NoEstimate]:
+    """Predict latencies in milliseconds; see :func:`forecast`."""
+    return list(forecast(models, profile, measurements, shapes).estimates)
+
+
+def forecast(
     models: Sequence[Path],
     profile: Profile,
     measurements: Sequence[Measured] = (),
-    dimensions: Mapping[str, int] | None = None,
-) -> list[Estimate | NoEstimate]:
-    """Predict latencies in milliseconds; ``low`` and ``high`` hold 80 % of the probability.
+    shapes: Shapes | None = None,
+    traces: Sequence[Trace] = (),
+) -> Forecast:
+    """Predict latencies in milliseconds, and each model's against the first; bands hold 80 % of the probability.
 
     Args:
-        models: ONNX files, best as the runtime optimized them.
+        models: ONNX files.
         profile: the device; its figures are the prior.
         measurements: what was measured on the device, none to some tens.
-        dimensions: sizes of symbolic dimensions by name.
+        shapes: shape by input name; a leading dimension that is free otherwise is 1.
+        traces: profiles that ONNX Runtime wrote of runs on the device; they also tell what an accelerator runs itself.
 
     Raises:
         ModelError: a file cannot be read, or a shape stays unknown.
     """
+    n, k = len(models), len(measurements)
+    files = executed_files([*models, *(m.model for m in measurements), *(t.model for t in traces)], profile, shapes)
+    wanted, known, traced = files[:n], files[n : n + k], files[n + k :]
+    placed = frozenset(x.operator for t in traces for x in t.kernels if x.provider == profile.provider)
+    refusals = _refusals(wanted, placed.union(*(f.work.operators for f in known)), profile)
     constants = constants_of(profile)
     if constants is None:
         reason = f"profile {profile.name!r} states neither a rate nor a bandwidth"
-        return [NoEstimate(reason=reason) for _ in models]
-    known = [graph_work(m.model, dimensions, _lanes(profile)) for m in measurements]
-    works = [graph_work(m, dimensions, _lanes(profile)) for m in models]
+        none = tuple(r or NoEstimate(reason=reason) for r in refusals)
+        return Forecast(estimates=none, over=(None,) * len(models), widened_by=1.0, measurements=len(measurements))
     device = DeviceModel(constants=constants)
     log_ms = np.array([math.log(m.latency_ms) for m in measurements])
     noise = np.array([m.noise for m in measurements])
-    band = widened(device.posterior(known, log_ms, noise, works), _checked_factor(device, known, log_ms, noise))
-    placed = frozenset[str]().union(*(w.operators for w in known))
-    found: list[Estimate | NoEstimate] = []
-    for work, low, middle, high in zip(works, band.low, band.middle, band.high, strict=True):
-        reason = _unplaced(profile, work, placed)
-        found.append(
-            NoEstimate(reason=reason)
-            if reason
-            else Estimate(value=math.exp(middle), low=math.exp(low), high=math.exp(high), evidence="predicted")
-        )
-    return found
+    works = [f.work for f in known]
+    points = points_of([(t, f.work) for t, f in zip(traces, traced, strict=True)]) if traces else None
+    joint = device.posterior(works, log_ms, noise, [f.work for f in wanted], points)
+    held_out = device.held_out(works, log_ms, noise, points, _own_traces(measurements, traces))
+    factor = checked_factor(held_out, log_ms)
+    band = widened(joint.each(), factor)
+    there = _measured_files(models, measurements)
+    estimates = tuple(refusal or there.get(i) or _estimate(band, i) for i, refusal in enumerate(refusals))
+    return Forecast(
+        estimates=estimates,
+        over=_over(joint, factor, estimates),
+        widened_by=factor,
+        measurements=len(measurements),
+    )
 
 
-def choose_measurements(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """A model whose measurement would tell most.
+
+    Attributes:
+        model: which of the models.
+        spread_before: median standard deviation of the log latency of all models, before it is measured.
+        spread_after: the same after it.
+    """
+
+    model: int
+    spread_before: float
+    spread_after: float
+
+
+def suggest_measurements(
     models: Sequence[Path],
     profile: Profile,
     k: int,
-    given: Sequence[int] = (0,),
-    dimensions: Mapping[str, int] | None = None,
-) -> list[int]:
-    """Return which ``k`` of the models to measure first, so that the rest is predicted best.
+    measurements: Sequence[Measured] = (),
+    shapes: Shapes | None = None,
+) -> tuple[Suggestion, ...]:
+    """Return which ``k`` of the models to measure next, so that all are predicted best; what is measured is left out.
 
     Args:
-        models: the candidates.
+        models: the candidates; the first, the user's own model, comes first unless it is measured.
         profile: the device.
         k: how many.
-        given: candidates measured in any case; by default the first, the user's own model.
-        dimensions: sizes of symbolic dimensions by name.
+        measurements: what was measured on the device already.
+        shapes: shape by input name.
     """
+    done = {sha256_file(m.model) for m in measurements}
+    measured = [i for i, m in enumerate(models) if done and sha256_file(m) in done]
     constants = constants_of(profile)
     if constants is None:
-        return [*dict.fromkeys([*given, *range(len(models))])][:k]
-    works = [graph_work(m, dimensions, _lanes(profile)) for m in models]
-    return DeviceModel(constants=constants).choose(k, works, given)
+        rest = [i for i in range(len(models)) if i not in measured][:k]
+        return tuple(Suggestion(model=i, spread_before=0.0, spread_after=0.0) for i in rest)
+    works = [f.work for f in executed_files([*models, *(m.model for m in measurements)], profile, shapes)]
+    elsewhere = list(range(len(models), len(works)))  # what was measured, whether it is among the models or not
+    first = [0] if 0 not in measured else []
+    device = DeviceModel(constants=constants)
+    chosen, spreads = device.choose(len(elsewhere) + k, works, [*elsewhere, *first], measured, len(models))
+    start = len(elsewhere)
+    return tuple(
+        Suggestion(model=m, spread_before=spreads[start + i], spread_after=spreads[start + i + 1])
+        for i, m in enumerate(chosen[start:])
+    )
 
 
 def could_be_best(estimates: Sequence[Estimate | NoEstimate]) -> list[int]:
     """Return which candidates may be the fastest: their band reaches below every other's upper end.
 
-    Bands that overlap are ties. A candidate without a number may be the best too.
+    Bands that overlap are ties. A candidate without a number may be the best too, unless it does not fit the device.
     """
     highs = [e.high for e in estimates if isinstance(e, Estimate)]
     limit = min(highs, default=math.inf)
-    return [i for i, e in enumerate(estimates) if isinstance(e, NoEstimate) or e.low <= limit]
+    return [
+        i
+        for i, e in enumerate(estimates)
+        if (isinstance(e, NoEstimate) and e.kind != "memory") or (isinstance(e, Estimate) and e.low <= limit)
+    ]
 
 
-def _lanes(profile: Profile) -> int:
-    return max(
-        (lanes for name, lanes in _LANES.items() if any(i.startswith(name) for i in profile.instructions)), default=4
-    )
+def _estimate(band: Band, i: int) -> Estimate:
+    low, middle, high = (math.exp(v[i]) for v in (band.low, band.middle, band.high))
+    return Estimate(value=middle, low=min(low, middle), high=max(high, middle), evidence="predicted")
 
 
-def _unplaced(profile: Profile, work: GraphWork, placed: frozenset[str]) -> str:
+def _measured_files(models: Sequence[Path], measurements: Sequence[Measured]) -> dict[int, Estimate]:
+    """Return the figures of models that were measured on the device, the very same file: nothing is predicted there."""
+    by_content = {sha256_file(m.model): m for m in measurements}
+    found: dict[int, Estimate] = {}
+    for i, model in enumerate(models):
+        m = by_content.get(sha256_file(model)) if by_content else None
+        if m is not None:
+            half = math.exp(_MEASURED_Z * m.noise)
+            found[i] = Estimate(
+                value=m.latency_ms,
+                low=m.latency_ms / half,
+                high=m.latency_ms * half,
+                evidence="measured-on-device",
+            )
+    return found
+
+
+def _own_traces(measurements: Sequence[Measured], traces: Sequence[Trace]) -> list[int | None]:
+    """Return which trace is of the same file, by measurement."""
+    numbers = {sha256_file(t.model): i for i, t in enumerate(traces)}
+    return [numbers.get(sha256_file(m.model)) if numbers else None for m in measurements]
+
+
+def _over(joint: Joint, factor: float, estimates: Sequence[Estimate | NoEstimate]) -> tuple[Over | None, ...]:
+    """Compare every model with the first."""
+    if not estimates or isinstance(estimates[0], NoEstimate):
+        return (None,) * len(estimates)
+    band, slower = widened(joint.over(0), factor), joint.chance_of_slower(0)
+    found: list[Over | None] = []
+    for i, estimate in enumerate(estimates):
+        if i == 0 or isinstance(estimate, NoEstimate):
+            found.append(None)
+        elif estimates[0].evidence == estimate.evidence == "measured-on-device":
+            found.append(_measured_ratio(estimate, estimates[0]))
+        else:
+            found.append(Over(ratio=_estimate(band, i), chance_of_slower=float(slower[i])))
+    return tuple(found)
+
+
+def _measured_ratio(estimate: Estimate, first: Estimate) -> Over:
+    value = estimate.value / first.value
+    sigma = math.hypot(*(math.log(e.high / e.low) / (2 * _MEASURED_Z) for e in (estimate, first)))
+    half = math.exp(_MEASURED_Z * sigma)
+    ratio = Estimate(value=value, low=value / half, high=value * half, evidence="measured-on-device")
+    certain = float(value > 1.0) if sigma == 0.0 else 0.5 * (1.0 + math.erf(math.log(value) / (sigma * math.sqrt(2.0))))
+    return Over(ratio=ratio, chance_of_slower=certain)
+
+
+def _refusals(wanted: Sequence[ExecutedFile], placed: frozenset[str], profile: Profile) -> list[NoEstimate | None]:
+    """Return why a model can have no number, by model; ``placed`` is what is known to run on the accelerator."""
+    found: list[NoEstimate | None] = []
+    for file in wanted:
+        unfit = fit(plan_memory(file.graph), profile)
+        unplaced = _unplaced(profile, file.work.operators - placed)
+        if not unfit.fits:
+            found.append(NoEstimate(reason=unfit.reason, kind="memory"))
+        else:
+            found.append(NoEstimate(reason=unplaced, kind="placement") if unplaced else None)
+    return found
+
+
+def _unplaced(profile: Profile, unseen: frozenset[str]) -> str:
     """Return why the placement on an accelerator is not known; empty if it is, or on a CPU."""
-    if profile.provider == _CPU:
+    if profile.provider == _CPU or not unseen:
         return ""
-    unseen = sorted(work.operators - placed)
-    if not unseen:
-        return ""
-    names = ", ".join(unseen[:4]) + (" ..." if len(unseen) > 4 else "")
+    names = ", ".join(sorted(unseen)[:4]) + (" ..." if len(unseen) > 4 else "")
     return f"whether {profile.provider} runs {names} or hands it to the CPU is not known; measure a model that has it"
-
-
-def _checked_factor(device: DeviceModel, known: Sequence[GraphWork], log_ms: np.ndarray, noise: np.ndarray) -> float:
-    """Widen bands if measurements, each predicted from the others, fall outside more often than promised."""
-    k = len(known)
-    if k < _LEAST_TO_CHECK:
-        return 1.0
-    needed = []
-    for i in range(k):
-        rest = [j for j in range(k) if j != i]
-        mixture = device.posterior([known[j] for j in rest], log_ms[rest], noise[rest], [known[i]])
-        needed.append(float(needed_factors(mixture, log_ms[i : i + 1])[0]))
-    rank = min(math.ceil(BAND_SHARE * (k + 1)), k) - 1
-    return max(1.0, sorted(needed)[rank])

@@ -24,9 +24,10 @@ _PRODUCT = {
     "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "FusedMatMul": 1, "FusedGemm": 1, "QAttention": -1,
     "Attention": -1,
 }  # fmt: skip
+_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "NhwcFusedConv": 1}  # place of the weight
 _QUANTIZE = frozenset({"QuantizeLinear"})
 _INTEGER_OUT = frozenset({"QuantizeLinear", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax",
-                          "QGemm",
+                          "QGemm", "QLinearConv",
                           "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearConcat"})  # fmt: skip
 _ON_SHAPES = frozenset({
     "Gather", "Slice", "Squeeze", "Unsqueeze", "Concat", "Add", "Sub", "Mul", "Div", "Cast", "Reshape", "Range", "Max",
@@ -185,7 +186,7 @@ def _fill_in(graph: onnx.GraphProto) -> bool:
             for i in reversed(stale):
                 del graph.value_info[i]
             graph.value_info.append(described)
-        known[name] = tuple(shape)
+        known[name], types[name] = tuple(shape), element
         changed = True
     return changed
 
@@ -212,6 +213,12 @@ def _shape_of(node: onnx.NodeProto, known: Mapping[str, Shape]) -> Shape | None:
         return first
     if operator == "QLinearGlobalAveragePool":
         return (first[0], 1, 1, first[3]) if attributes.get("channels_last") else (*first[:2], 1, 1)
+    if operator == "GatherBlockQuantized":
+        indices, scales = of(1), of(2)
+        if indices is None or scales is None:
+            return None
+        packed = first[-1] * 8 // int(attributes.get("bits", 4))
+        return (*indices, *scales[1:-1], min(packed, scales[-1] * int(attributes.get("block_size", 128))))
     if operator == "MatMulNBits":
         return (*first[:-1], attributes["N"])
     if operator in _PRODUCT:
@@ -219,15 +226,31 @@ def _shape_of(node: onnx.NodeProto, known: Mapping[str, Shape]) -> Shape | None:
         if second is None:
             return first if _PRODUCT[operator] < 0 else None
         return (*first[:-1], second[-2 if attributes.get("transB") else -1])
-    if operator == "FusedConv":
-        weight = of(1)
-        return None if weight is None else (first[0], weight[0], *_sides(first[2:], weight[2:], attributes))
+    if operator in _CONVOLUTIONS:
+        weight = of(_CONVOLUTIONS[operator])
+        return None if weight is None else _convolved(first, weight, attributes)
+    if operator in ("MaxPool", "AveragePool"):
+        return (*first[:2], *_sides(first[2:], tuple(int(k) for k in attributes["kernel_shape"]), attributes))
+    if operator in ("GlobalMaxPool", "GlobalAveragePool"):
+        return (*first[:2], *(1 for _ in first[2:]))
+    if operator == "ReorderInput":  # into blocks of channels: the same elements, but for a last block that is filled up
+        return (first[0], first[-1], *first[1:-1]) if attributes.get("channels_last") else first
+    if operator == "ReorderOutput":
+        channels = int(attributes["channels"])
+        sides = first[2:]
+        return (first[0], *sides, channels) if attributes.get("channels_last") else (first[0], channels, *sides)
     if operator == "QLinearAveragePool":
         window = tuple(int(k) for k in attributes["kernel_shape"])
         if attributes.get("channels_last"):
             return (first[0], *_sides(first[1:-1], window, attributes), first[-1])
         return (*first[:2], *_sides(first[2:], window, attributes))
     return None
+
+
+def _convolved(first: Shape, weight: Shape, attributes: Mapping[str, Any]) -> Shape:
+    if attributes.get("channels_last"):
+        return (first[0], *_sides(first[1:-1], weight[2:], attributes), weight[0])
+    return (first[0], weight[0], *_sides(first[2:], weight[2:], attributes))
 
 
 def _sides(sides: Shape, window: Shape, attributes: Mapping[str, Any]) -> Shape:

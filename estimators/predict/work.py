@@ -12,7 +12,9 @@ from modeltailor.estimators.predict.graph import ExecutedGraph, Kernel, Tensor, 
 
 __all__ = ["GraphWork", "KernelWork", "OperatorClass", "graph_work", "work_of"]
 
-OperatorClass = Literal["conv", "pointwise", "depthwise", "matmul", "move", "convert"]
+OperatorClass = Literal["conv", "pointwise", "depthwise", "matmul", "blocks", "move", "convert"]
+"""What decides the rate: sorts of convolution, products, products whose weights are unpacked in blocks while they run, work
+that only moves or changes elements, conversions between formats and layouts."""
 
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv", "NhwcConv"})
 _PRODUCTS = frozenset({
@@ -20,7 +22,7 @@ _PRODUCTS = frozenset({
     "MatMulIntegerToFloat", "MatMulNBits", "GemmFloat8",
 })  # fmt: skip
 _CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ReorderInput",
-                          "ReorderOutput", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
+                          "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul",
                       "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul"})  # fmt: skip
 
@@ -158,7 +160,10 @@ def _convolution(kernel: Kernel) -> tuple[OperatorClass, int, int]:
 def _product(kernel: Kernel) -> tuple[OperatorClass, int, int]:
     out = kernel.outputs[0]
     if "K" in kernel.attributes and "N" in kernel.attributes:  # weights packed in blocks
-        return "matmul", out.elements * kernel.attributes["K"][0], kernel.attributes["N"][0]
+        return "blocks", out.elements * kernel.attributes["K"][0], kernel.attributes["N"][0]
+    weight = next((t for t in kernel.inputs[1:] if t.constant and len(t.shape) == 2), None)
+    if weight is not None and weight.elements % out.shape[-1] == 0:
+        return "matmul", out.elements * (weight.elements // out.shape[-1]), out.shape[-1]
     transposed = kernel.operator in {"Gemm", "QGemm", "FusedGemm"} and kernel.attributes.get("transA", (0,))[0]
     depth = kernel.inputs[0].shape[0 if transposed else -1]
     return "matmul", out.elements * depth, out.shape[-1]

@@ -8,7 +8,7 @@ import pytest
 
 from modeltailor.compress import Format
 from modeltailor.errors import CandidateError, ModelError
-from modeltailor.estimators.audit import _read, audit
+from modeltailor.estimators.audit import audit, read
 from modeltailor.targets import _probe_models as nets
 from modeltailor.targets.session import NodeTime
 
@@ -100,7 +100,7 @@ def test_node_that_the_provider_left_to_the_cpu_is_named():
         )
 
     times = (node("first", "CUDAExecutionProvider", 1.0), node("second", "CPUExecutionProvider", 3.0))
-    found = _read("m.onnx", nets.conv_net(channels=4, side=4), times, {}, "CUDAExecutionProvider")
+    found = read("m.onnx", nets.conv_net(channels=4, side=4), times, {}, "CUDAExecutionProvider")
     assert [(f.name, f.asked, f.share) for f in found.fall_backs] == [("second", "CUDAExecutionProvider", 0.75)]
     assert "CPUExecutionProvider runs it" in found.fall_backs[0].reason
     assert "75 % of the time" in found.sentence

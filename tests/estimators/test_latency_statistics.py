@@ -70,6 +70,11 @@ def test_one_spoiled_quad_of_ten_does_not_move_a_pair():
     assert ratio(timings([*good, (2.0, 9.0, 9.0, 2.0)]), 1).value == pytest.approx(2.0)
 
 
+def test_one_spoiled_quad_of_four_does_not_move_a_pair():
+    good = [(2.0, 1.0, 1.0, 2.0)] * 3
+    assert ratio(timings([*good, (2.0, 9.0, 9.0, 2.0)]), 1).value == pytest.approx(2.0)
+
+
 def test_single_pair_is_widened_by_what_processes_differ():
     estimate = ratio(timings([(2.0, 1.0, 1.0, 2.0)] * 8), 1)
     assert estimate.screening

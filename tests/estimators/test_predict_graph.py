@@ -14,10 +14,10 @@ from modeltailor.estimators.predict.microcontroller import fit, plan_memory
 from modeltailor.estimators.predict.predict import (
     Measured,
     NoEstimate,
-    choose_measurements,
     could_be_best,
     predict,
     predict_all,
+    suggest_measurements,
 )
 from modeltailor.estimators.predict.work import graph_work
 from modeltailor.targets.profile import Figure, Profile
@@ -39,30 +39,6 @@ def profile(**changes):
         "bandwidth_gbps": figure(5.0),
     }
     return Profile(**{**made, **changes})
-
-
-def weight(name, shape):
-    return numpy_helper.from_array(np.zeros(shape, np.float32), name)
-
-
-def chain(path, widths, side=16, kernel=3, depthwise=False):
-    """A chain of convolutions, each followed by a ReLU."""
-    nodes, weights, last = [], [], "x"
-    for i, (a, b) in enumerate(itertools.pairwise(widths)):
-        group = a if depthwise else 1
-        weights.append(weight(f"w{i}", (b, a // group, kernel, kernel)))
-        pads = [kernel // 2] * 4
-        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], name=f"conv{i}", pads=pads, group=group))
-        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"], name=f"relu{i}"))
-        last = f"r{i}"
-    given = [helper.make_tensor_value_info("x", FLOAT, ["batch", widths[0], side, side])]
-    made = [helper.make_tensor_value_info(last, FLOAT, ["batch", widths[-1], side, side])]
-    model = helper.make_model(
-        helper.make_graph(nodes, "chain", given, made, weights), opset_imports=[helper.make_opsetid("", 21)]
-    )
-    checker.check_model(model)
-    save(model, path)
-    return path
 
 
 def quantized(path):
@@ -93,7 +69,7 @@ def quantized(path):
     return path
 
 
-def test_work_of_convolutions(tmp_path):
+def test_work_of_convolutions(tmp_path, chain):
     kernels = graph_work(chain(tmp_path / "a.onnx", [3, 8, 12]), lanes=8).kernels
     assert [k.operator_class for k in kernels] == ["conv", "conv"]  # each ReLU is fused
     assert [k.macs for k in kernels] == [16 * 16 * 8 * 3 * 9, 16 * 16 * 12 * 8 * 9]
@@ -103,7 +79,7 @@ def test_work_of_convolutions(tmp_path):
     assert kernels[0].written_bytes == 4 * 8 * 256
 
 
-def test_classes_of_convolutions(tmp_path):
+def test_classes_of_convolutions(tmp_path, chain):
     assert graph_work(chain(tmp_path / "p.onnx", [8, 8], kernel=1)).kernels[0].operator_class == "pointwise"
     deep = graph_work(chain(tmp_path / "d.onnx", [8, 8], depthwise=True)).kernels[0]
     assert (deep.operator_class, deep.macs) == ("depthwise", 256 * 8 * 9)
@@ -147,7 +123,7 @@ def test_what_is_not_known_is_said(tmp_path):
     assert read_graph(tmp_path / "s.onnx", {"length": 5}).inputs[0].shape == (1, 5)
 
 
-def test_memory_of_a_chain_is_its_widest_neighbours(tmp_path):
+def test_memory_of_a_chain_is_its_widest_neighbours(tmp_path, chain):
     plan = plan_memory(read_graph(chain(tmp_path / "a.onnx", [4, 16, 8, 8])))
     sizes = [4 * w * 256 for w in (4, 16, 8, 8)]
     assert plan.live_bytes == plan.arena_bytes == max(a + b for a, b in itertools.pairwise(sizes))
@@ -155,7 +131,7 @@ def test_memory_of_a_chain_is_its_widest_neighbours(tmp_path):
     assert plan.busiest == "conv1"
 
 
-def test_a_plan_never_lays_living_tensors_over_each_other(tmp_path):
+def test_a_plan_never_lays_living_tensors_over_each_other(tmp_path, chain):
     rng = np.random.default_rng(0)
     widths = [int(w) for w in rng.integers(1, 40, 12)]
     plan = plan_memory(read_graph(chain(tmp_path / "a.onnx", widths, side=7)))
@@ -167,7 +143,7 @@ def test_a_plan_never_lays_living_tensors_over_each_other(tmp_path):
     assert plan.live_bytes <= plan.arena_bytes <= 1.5 * plan.live_bytes
 
 
-def test_what_does_not_fit_is_refused_with_the_bytes(tmp_path):
+def test_what_does_not_fit_is_refused_with_the_bytes(tmp_path, chain):
     plan = plan_memory(read_graph(chain(tmp_path / "a.onnx", [4, 16, 8])))
     assert fit(plan, profile(flash_bytes=figure(1e6), memory_bytes=figure(1e6))).fits
     refused = fit(plan, profile(flash_bytes=figure(1000), memory_bytes=figure(plan.arena_bytes - 1)))
@@ -184,18 +160,20 @@ def truth_ms(path):
     return time
 
 
-def test_prediction_learns_from_measurements(tmp_path):
+def test_prediction_learns_from_measurements(tmp_path, chain):
     rng = np.random.default_rng(1)
     models = [
         chain(tmp_path / f"{i}.onnx", [3, *(int(w) for w in rng.integers(2, 9, 3) * 8)], kernel=int(rng.choice([1, 3])))
         for i in range(24)
     ]
     truth = np.array([truth_ms(m) for m in models])
-    chosen = choose_measurements(models, profile(), 5)
+    chosen = [s.model for s in suggest_measurements(models, profile(), 5)]
     assert chosen[0] == 0
     measured = [Measured(model=models[i], latency_ms=float(truth[i])) for i in chosen]
     before, after = predict_all(models, profile()), predict_all(models, profile(), measured)
-    assert all(e.evidence == "predicted" for e in after)
+    assert {e.evidence for e in before} == {"predicted"}
+    assert [i for i, e in enumerate(after) if e.evidence == "measured-on-device"] == sorted(chosen)
+    assert {after[i].evidence for i in range(24) if i not in chosen} == {"predicted"}
     values = np.array([e.value for e in after])
     assert np.mean(np.abs(values / truth - 1) < 0.1) >= 0.9
     assert np.corrcoef(np.argsort(np.argsort(values)), np.argsort(np.argsort(truth)))[0, 1] > 0.97
@@ -204,7 +182,7 @@ def test_prediction_learns_from_measurements(tmp_path):
     assert np.mean([e.low <= t <= e.high for e, t in zip(before, truth, strict=True)]) > 0.6
 
 
-def test_unknown_placement_gives_no_number(tmp_path):
+def test_unknown_placement_gives_no_number(tmp_path, chain):
     model = chain(tmp_path / "a.onnx", [3, 8, 8])
     accelerator = profile(provider="QNNExecutionProvider")
     refused = predict(model, accelerator)

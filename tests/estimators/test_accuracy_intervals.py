@@ -1,0 +1,41 @@
+"""Intervals of a metric: those of a share stay a share, and hold the truth as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modeltailor.estimators.accuracy import judge
+from modeltailor.workloads.metric import MetricSpec, built_in
+
+
+def _judged(hits: int, n: int) -> tuple[float, float, float]:
+    targets = np.zeros(n, dtype=np.int64)
+    logits = np.zeros((n, 2), dtype=np.float32)
+    logits[:hits, 0] = 1.0
+    logits[hits:, 1] = 1.0
+    found = judge(built_in(MetricSpec(name="accuracy")), {"y": logits}, targets)
+    return found.value, found.low, found.high
+
+
+@pytest.mark.parametrize("hits", [0, 1, 315, 316, 317])
+def test_the_interval_of_a_share_stays_within_0_and_1(hits: int) -> None:
+    value, low, high = _judged(hits, 317)
+    assert value == hits / 317
+    assert 0.0 <= low <= value <= high <= 1.0
+    assert high - low > 0.005  # all hits, or none, of a few hundred samples are no certainty
+
+
+def test_wilson_by_hand() -> None:
+    # Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 15 of 148 gives 0.0624 to 0.1605
+    assert _judged(81, 263)[1:] == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert _judged(15, 148)[1:] == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    kept = 0
+    for _ in range(600):
+        _, low, high = _judged(int(rng.binomial(200, 0.97)), 200)
+        kept += low <= 0.97 <= high
+    assert 0.92 <= kept / 600 <= 0.98

@@ -1,0 +1,118 @@
+"""What a profile does not state, bands from few devices, and graphs that the runtime has settled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeltailor.compress import Format
+from modeltailor.compress.formats import Composer
+from modeltailor.estimators.predict import band_factor, checked_factor, constants_of, executed_files
+from modeltailor.estimators.predict.mixture import Mixture
+from modeltailor.estimators.predict.priors import figures_of, guessed
+from modeltailor.targets import list_profiles
+from modeltailor.targets.profile import Figure, Profile
+
+
+def profile(name: str = "made-up", **changes: object) -> Profile:
+    made: dict[str, object] = {
+        "name": name, "title": "Made up", "kind": "embedded", "runtime": "none", "bandwidth_gbps": figure(5.0),
+    }  # fmt: skip
+    return Profile.model_validate({**made, **changes})
+
+
+def figure(value: float, source: str = "made for a test") -> Figure:
+    return Figure(value=value, origin="inferred", source=source)
+
+
+def pool(ratio: Callable[[int], float], kind: str = "embedded") -> list[Profile]:
+    return [
+        profile(f"p{i}", kind=kind, peak_gops={"fp32": figure(10.0 + i), "int8": figure((10.0 + i) * ratio(i))})
+        for i in range(8)
+    ]
+
+
+def test_what_is_stated_is_kept_and_what_is_not_comes_from_others_that_agree() -> None:
+    mine = profile(peak_gops={"fp32": figure(14.0)})
+    agreeing = guessed(mine, pool(lambda _: 4.0))
+    assert agreeing["fp32"] == figures_of(mine)["fp32"]
+    assert math.exp(agreeing["int8"].log - agreeing["fp32"].log) == pytest.approx(4.0, rel=0.25)
+    differing = guessed(mine, pool(lambda i: 1.0 if i % 2 else 8.0))
+    assert differing["int8"].doubt > agreeing["int8"].doubt
+    assert agreeing["int8"].doubt > agreeing["fp32"].doubt
+
+
+def test_the_nearest_profiles_count_more() -> None:
+    mine = profile(peak_gops={"fp32": figure(14.0)}, kind="phone")
+    others = [
+        *pool(lambda _: 1.5, "phone"),
+        *(p.model_copy(update={"name": f"far-{p.name}"}) for p in pool(lambda _: 6.0, "gpu")),
+    ]
+    found = guessed(mine, others)
+    assert math.exp(found["int8"].log - found["fp32"].log) < 2.7  # the middle of all would be 3
+
+
+def test_a_rate_of_all_cores_is_taken_down_to_the_threads() -> None:
+    four = profile(peak_gops={"fp32": figure(80.0, "4 cores, 2 GHz")}, processor="4x Core A 2 GHz")
+    one = profile(peak_gops={"fp32": figure(80.0, "one core, 2 GHz")}, processor="4x Core A 2 GHz")
+    all_threads = profile(peak_gops={"fp32": figure(80.0, "4 cores")}, processor="4x Core A 2 GHz", threads=4)
+    logs = [figures_of(p)["fp32"].log for p in (four, one, all_threads)]
+    assert logs[1] - logs[0] == pytest.approx(math.log(4.0))
+    assert logs[2] == logs[1]
+
+
+def test_every_shipped_profile_with_a_figure_gives_constants() -> None:
+    for shipped in list_profiles():
+        stated = bool(shipped.peak_gops or shipped.effective_gops or shipped.bandwidth_gbps)
+        constants = constants_of(shipped)
+        assert (constants is not None) == stated, shipped.name
+        if constants is not None:
+            assert np.isfinite(constants.log_mean).all()
+            assert np.linalg.eigvalsh(constants.covariance).min() > 0
+
+
+def test_bands_from_few_devices_hold_what_they_promise_on_new_ones() -> None:
+    """Devices differ in how wrong the model is on them; with five known ones a plain quantile holds too little."""
+    rng = np.random.default_rng(0)
+    held, plain = [], []
+    for _ in range(300):
+        scales = np.exp(rng.normal(0, 0.7, 6))
+        needed = [s * np.abs(rng.standard_normal(80)) for s in scales]
+        held.append(float((needed[-1] <= band_factor(needed[:-1])).mean()))
+        plain.append(float((needed[-1] <= np.quantile(np.concatenate(needed[:-1]), 0.8)).mean()))
+    assert abs(np.mean(held) - 0.8) <= abs(np.mean(plain) - 0.8)
+    assert 0.74 < np.mean(held) < 0.86
+
+
+def test_measurements_that_fall_outside_widen_the_bands_and_others_do_not() -> None:
+    def mixture(centre: float) -> Mixture:
+        return Mixture(centres=np.array([[centre]]), spreads=np.array([[0.1]]), weights=np.ones(1))
+
+    truth = np.zeros(6)
+    assert checked_factor([mixture(0.01)] * 6, truth) == 1.0
+    assert checked_factor([mixture(0.5)] * 6, truth) == pytest.approx(0.5 / (1.2816 * 0.1), rel=0.01)
+    assert checked_factor([mixture(0.5)] * 3, truth[:3]) == 1.0  # too few to say anything
+
+
+def test_conversions_between_formats_are_kernels_of_their_own(tmp_path: Path, chain: Callable[..., Path]) -> None:
+    """In a network that mixes fp32 and int8 something has to quantize, dequantize and reorder in between."""
+    composer = Composer(chain(tmp_path / "a.onnx", [3, 16, 16, 16, 16]), {"x": np.ones((2, 3, 16, 16), np.float32)})
+    sites = [s.name for s in composer.sites]
+    recipes = {"fp32": [], "int8": sites, "mixed": sites[1::2]}
+    for name, chosen in recipes.items():
+        built = composer.compose({s: Format.parse("w8a8") for s in chosen})
+        (tmp_path / f"{name}.onnx").write_bytes(built.model_bytes)
+    for instructions in ((), ("avx2",)):  # read as another processor's graph, and with the layouts of this one
+        board = profile(peak_gops={"fp32": figure(10.0)}, instructions=instructions)
+        fp32, int8, mixed = (f.work for f in executed_files([tmp_path / f"{n}.onnx" for n in recipes], board))
+        assert {k.number_format for k in fp32.kernels if k.macs} == {"fp32"}
+        assert {k.number_format for k in int8.kernels if k.macs} == {"int8"}
+        assert {k.number_format for k in mixed.kernels if k.macs} == {"fp32", "int8"}
+        assert sum(k.macs for k in mixed.kernels) >= sum(k.macs for k in int8.kernels)
+        converting = [sum(k.operator in ("QuantizeLinear", "DequantizeLinear") for k in w.kernels)
+                      for w in (fp32, int8, mixed)]  # fmt: skip
+        assert converting[0] == 0 < converting[1] < converting[2]
