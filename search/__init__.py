@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from modeltailor.search.ledger import Ledger
     from modeltailor.search.plan import AXES, SearchPlan
     from modeltailor.search.records import FinalRecord, RunHistory, RunRecord, TrialRecord
-    from modeltailor.search.run import Progress, RunRequest, run_search
+    from modeltailor.search.request import Progress, RunRequest
+    from modeltailor.search.run import run_search
     from modeltailor.search.run_folder import RunFolder
 
 __all__ = [
@@ -47,7 +48,8 @@ _HOMES = {
     **dict.fromkeys(("Figures", "Margin", "margins", "nearest", "pareto_front", "recommend", "violations"), "front"),
     **dict.fromkeys(("AXES", "SearchPlan"), "plan"),
     **dict.fromkeys(("FinalRecord", "RunHistory", "RunRecord", "TrialRecord"), "records"),
-    **dict.fromkeys(("Progress", "RunRequest", "run_search"), "run"),
+    **dict.fromkeys(("Progress", "RunRequest"), "request"),
+    "run_search": "run",
     "Ledger": "ledger",
     "RunFolder": "run_folder",
 }

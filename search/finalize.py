@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from modeltailor.errors import CandidateError
 from modeltailor.estimators.latency import certify
+from modeltailor.search.auditing import audit_file
 from modeltailor.search.executor import LocalExecutor, accuracy_record, interval_record
 from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
-from modeltailor.search.records import FinalRecord, RunHistory, TrialRecord
-from modeltailor.targets import Budget
+from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
+from modeltailor.targets import Budget, Evidence, LocalDevice
 
 __all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
 
 MOST_FINALISTS = 14
 
 _CERTIFYING_PAIRS = 10
+_AUDIT_SHARE = 0.15
+"""Of the time of the final measurement; latency certificates are worth more than the profile of the last finalist."""
 
 
 def choose_finalists(
@@ -79,23 +83,32 @@ def certify_finalists(
         say(f"scoring {trial.label or trial.key[:8]} on test")
         path = executor.folder.artifact(trial.sha256)
         try:
-            scored[trial.key] = executor.score(path, (), "test", is_reference=trial.role == "fp32")
+            scored[trial.key] = executor.score(path, "test", is_reference=trial.role == "fp32")
         except CandidateError:
             continue
     kept = [t for t in finalists if t.key in scored]
+    started = time.monotonic()
+    audits = _audits(executor, kept, _AUDIT_SHARE * seconds, say)
+    seconds -= time.monotonic() - started
+    share = seconds / (1 + len(executor.elsewhere.devices))  # of each device
     paths = [executor.folder.artifact(t.sha256) for t in kept]
     say(f"certifying the latency of {len(kept)} finalists")
     try:
         # The original is measured beside itself like any other: its interval shows what the machine's noise is.
-        measured = certify(
-            executor.device, (executor.baseline, *paths), executor.inputs(), seconds=seconds, memory=True
-        )
+        measured = certify(executor.device, (executor.baseline, *paths), executor.inputs(), seconds=share, memory=True)
     except CandidateError as error:
         # One artifact that cannot be measured must not cost the others theirs.
         rest = [t for t in kept if executor.folder.artifact(t.sha256).name not in error.where]
         if len(rest) == len(kept) or not rest or rest[0] is not kept[0]:
             return ()
         return certify_finalists(executor, rest, seconds=seconds, say=say)
+    places = executor.elsewhere.certify(
+        executor.baseline,
+        {t.key: path for t, path in zip(kept, paths, strict=True)},
+        executor.inputs(),
+        seconds=seconds - share,
+        say=say,
+    )
     return tuple(
         FinalRecord(
             key=t.key,
@@ -105,6 +118,27 @@ def certify_finalists(
             peak_memory_bytes=m.peak_memory_bytes,
             load_ms=m.load_ms,
             verdict=m.verdict if m.pairs >= _CERTIFYING_PAIRS else "compared",
+            audit=audits.get(t.key),
+            elsewhere=places[t.key],
         )
         for t, m in zip(kept, measured, strict=True)
     )
+
+
+def _audits(
+    executor: LocalExecutor, finalists: Sequence[TrialRecord], seconds: float, say: Callable[[str], None]
+) -> dict[str, AuditRecord]:
+    """Profile the finalists one after another while the time lasts: what executes, and how long each layer takes."""
+    started = time.monotonic()
+    found: dict[str, AuditRecord] = {}
+    say(f"reading what executes in {len(finalists)} finalists")
+    facts = executor.device.describe()
+    evidence: Evidence = facts.evidence if isinstance(executor.device, LocalDevice) else "measured-here"
+    for trial in finalists:
+        if time.monotonic() - started > seconds:
+            break
+        path = executor.folder.artifact(trial.sha256)
+        record = audit_file(path, trial.sites, executor.inputs(), facts.options, evidence)
+        if record is not None:
+            found[trial.key] = record
+    return found

@@ -29,7 +29,9 @@ __all__ = [
     "violations",
 ]
 
-Objective = Literal["accuracy", "latency", "size", "memory"]
+Objective = Literal["accuracy", "latency", "size", "memory", "elsewhere"]
+"""What a study minimises; ``elsewhere`` is the time on its further devices and no objective of any one front."""
+
 Limit = Literal["latency", "size", "memory", "accuracy", "drop"]
 
 TIE = 0.02
@@ -113,6 +115,8 @@ def _cost(figures: Figures, objective: Objective, minimize: bool) -> float:
             return float(figures.size_bytes)
         case "memory":
             return float(figures.memory_bytes or 0)
+        case "elsewhere":
+            raise ValueError("the front of one device knows no other one")
 
 
 def pareto_front(

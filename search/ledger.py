@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from modeltailor.search.devices import elsewhere_excess, elsewhere_ratio
 from modeltailor.search.front import Objective, figures_of, margins
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.run_folder import disk_faults
@@ -32,15 +34,23 @@ class Ledger:
         objectives: what is minimised, in the order of the study's directions.
         budget: limits that become constraints.
         minimize: whether a smaller metric is better.
+        elsewhere: limits of further devices by name.
     """
 
     def __init__(
-        self, study: optuna.Study, *, objectives: Sequence[Objective], budget: Budget, minimize: bool = False
+        self,
+        study: optuna.Study,
+        *,
+        objectives: Sequence[Objective],
+        budget: Budget,
+        minimize: bool = False,
+        elsewhere: Mapping[str, Budget] | None = None,
     ) -> None:
         self.study = study
         self.objectives = tuple(objectives)
         self.budget = budget
         self.minimize = minimize
+        self.elsewhere = dict(elsewhere or {})
         self._records: dict[int, TrialRecord] = {}
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -84,6 +94,7 @@ class Ledger:
             state=state,
             values=values,
             user_attrs={"record": record.model_dump_json(), "label": record.label or record.role},
+            system_attrs=_artifact_of(record),
             constraints=self._constraints(record) if values else {},
         )
         with disk_faults("study.db"):
@@ -102,6 +113,8 @@ class Ledger:
             if copy_of is None:
                 trial.set_user_attr("label", record.label or record.role)
                 trial.set_user_attr("record", record.model_dump_json())
+                for key, note in _artifact_of(record).items():
+                    trial.storage.set_trial_system_attr(trial._trial_id, key, note)
             else:
                 trial.set_user_attr("copy_of", copy_of)
             if values:
@@ -132,7 +145,8 @@ class Ledger:
         import optuna
 
         figures = figures_of(record)
-        if figures is None:
+        there = elsewhere_ratio(record) if "elsewhere" in self.objectives else 0.0
+        if figures is None or there is None:  # what one device cannot run is no point of a front over all of them
             return None, optuna.trial.TrialState.FAIL
         sign = 1.0 if self.minimize else -1.0
         by_name: Mapping[Objective, float] = {
@@ -140,10 +154,28 @@ class Ledger:
             "latency": 1.0 / figures.speedup.value,
             "size": float(figures.size_bytes),
             "memory": float(figures.memory_bytes or 0),
+            "elsewhere": there,
         }
         return [by_name[o] for o in self.objectives], optuna.trial.TrialState.COMPLETE
 
     def _constraints(self, record: TrialRecord) -> dict[str, float]:
         figures = figures_of(record)
         assert figures is not None
-        return {m.limit: m.excess for m in margins(figures, self.budget, minimize=self.minimize)}
+        found: dict[str, float] = {m.limit: m.excess for m in margins(figures, self.budget, minimize=self.minimize)}
+        excess = elsewhere_excess(record, self.elsewhere)
+        return found if excess is None else {**found, "elsewhere": excess}
+
+
+def _artifact_of(record: TrialRecord) -> dict[str, str]:
+    """What makes dashboards offer the built file with the trial: the note that ``optuna.artifacts`` would leave.
+
+    The artifact's identifier is the name of its file in the run's ``artifacts/``, without its ending; see
+    :class:`modeltailor.search.dashboard.BuiltFiles`.
+    """
+    from optuna.artifacts import ArtifactMeta
+
+    if not record.sha256:
+        return {}
+    name = record.sha256[:16]
+    meta = ArtifactMeta(artifact_id=name, filename=f"{name}.onnx", mimetype="application/octet-stream", encoding=None)
+    return {f"artifacts:{name}": json.dumps(asdict(meta))}

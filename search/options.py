@@ -11,6 +11,9 @@ from modeltailor.search.stages import SiteFacts
 
 __all__ = ["FormatChoice", "choose_formats"]
 
+_SHARED_BITS = 4
+"""Up to so many bits shared values are offered: above, an even grid loses next to nothing and codes shorter."""
+
 _PAYS = 1.05
 """A format family is faster only if its uniform baseline beats fp32 by more than the noise of one screening."""
 
@@ -43,6 +46,9 @@ def choose_formats(
 
     Rule: the family (static, dynamic, weight-only or block) of the fastest uniform baseline stays everywhere it can be
     built; other families stay where that one cannot. Of families that compute in float only the smallest pays at all.
+    Shared values run on the kernel of their family and stay with it where few bits make an even grid coarse. Tables of
+    embeddings are only gathered from, so they may have one scale a row or a block. 16-bit activations stay where their
+    baseline was measured and beats fp32.
 
     Args:
         sites: what could be built.
@@ -54,8 +60,10 @@ def choose_formats(
     order = sorted(measured, key=lambda t: (-(t.speedup.value if t.speedup else 0.0), t.size_bytes, t.label))
     notes: list[str] = []
     families: list[str] = []
+    wide = False
     for trial in order:
         assert trial.speedup is not None
+        wide = wide or (trial.speedup.low > 1.0 and _is_wide(trial))
         for family in sorted({Format.parse(f).scheme for f in _formats(trial).values()}):
             if family not in families:
                 families.append(family)
@@ -64,7 +72,7 @@ def choose_formats(
     best = next((t for t in order if t.speedup and t.speedup.value > _PAYS), None)
     options: list[tuple[str, tuple[str, ...]]] = []
     for site in sites:
-        at = _at(site, families)
+        at = _at(site, families, wide=wide)
         options.append((site.site.name, at if search_formats else at[1:2] if best and len(at) > 1 else at[:1]))
     chosen = settings[best.label] if best else next(iter(settings.values()), Settings())
     if best is None:
@@ -78,13 +86,23 @@ def _formats(trial: TrialRecord) -> Mapping[str, str]:
     return found
 
 
-def _at(site: SiteFacts, families: Sequence[str]) -> tuple[str, ...]:
-    parsed = [Format.parse(f) for f in site.formats]
-    taken: list[Format] = []
-    for family in families:
-        same = [f for f in parsed if f.scheme == family and f.activation_bits != 16]
-        if same:
-            taken = same
-            break
-    taken.sort(key=lambda f: -f.weight_bits)
+def _belongs(form: Format, family: str) -> bool:
+    """Whether a format runs on the kernel of a family."""
+    if form.scheme != "codebook":
+        return form.scheme == family
+    return form.weight_bits <= _SHARED_BITS and form.activation_bits == {"static": 8, "weight-only": 32}.get(family)
+
+
+def _is_wide(trial: TrialRecord) -> bool:
+    formats = [Format.parse(f) for f in _formats(trial).values()]
+    return any(f.scheme == "static" and f.activation_bits == 16 for f in formats)
+
+
+def _at(site: SiteFacts, families: Sequence[str], *, wide: bool) -> tuple[str, ...]:
+    parsed = [f for f in map(Format.parse, site.formats) if wide or f.activation_bits != 16 or f.scheme == "float"]
+    if site.site.kind == "embedding":
+        taken = [f for f in parsed if f.scheme in ("weight-only", "block") and "weight-only" in families]
+    else:
+        taken = next((same for family in families if (same := [f for f in parsed if _belongs(f, family)])), [])
+    taken.sort(key=lambda f: (-f.weight_bits, -f.activation_bits, f.scheme != "codebook", f.block or 1 << 30))
     return ("fp32", *(f.name for f in taken))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from modeltailor.compress import Training
 from modeltailor.errors import ConfigError
 
 __all__ = ["AXES", "Axis", "SamplerName", "SearchPlan"]
@@ -26,6 +27,9 @@ class SearchPlan:
         seed: of everything that is drawn.
         axes: what may be changed.
         sampler: which sampler proposes.
+        recovery: whether recipes may learn again with their formats.
+        training: how changed networks learn, but for how long.
+        epochs: passes over the train split for one structure or recovery; ``None``: as many as the time allows.
         trial_timeout_s: a candidate whose build or scoring takes longer has failed.
         memory_limit_bytes: of each child process.
     """
@@ -35,6 +39,9 @@ class SearchPlan:
     seed: int = 0
     axes: tuple[Axis, ...] = AXES
     sampler: SamplerName = "tailor"
+    recovery: bool = True
+    training: Training = field(default_factory=Training)
+    epochs: float | None = None
     trial_timeout_s: float = 300.0
     memory_limit_bytes: int | None = None
 

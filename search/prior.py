@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from modeltailor.compress import Format, Site
 from modeltailor.search.options import FormatChoice
 from modeltailor.search.plan import SamplerName
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.sampler import (
+    Conversion,
     CostTable,
     Decision,
     OptionCost,
@@ -49,8 +51,11 @@ def build_costs(
     fp32: TrialRecord,
     uniform: TrialRecord | None,
     arms: Sequence[Arm],
+    *,
+    shares: Mapping[str, Mapping[str, float]] | None = None,
+    conversion_us: float = 0.0,
 ) -> CostTable:
-    """Return the additive prior: bytes by arithmetic, loss by sensitivity, time shared out by work.
+    """Return the additive prior: bytes by arithmetic, loss by sensitivity, time by profile, in times of the original.
 
     Args:
         space: the decisions.
@@ -59,27 +64,29 @@ def build_costs(
         fp32: the measured original.
         uniform: the measured best uniform baseline, if one pays.
         arms: structures of the space.
+        shares: share of the time by site, by recipe key, of those two; without it time is shared out by work.
+        conversion_us: microseconds of a border between float and integers for 1,000 values.
     """
     assert fp32.speedup is not None
+    assert fp32.latency_ms is not None
     by_name = {s.site.name: s.site for s in sites}
-    total = max(1, sum(s.site.macs for s in sites))
-    fast = 1.0 / uniform.speedup.value if uniform is not None and uniform.speedup is not None else 1.0
+    in_float = _site_times(fp32, by_name, shares or {})
+    in_int8 = _site_times(uniform, by_name, shares or {}) if uniform is not None else in_float
     rows = []
     for decision in space.decisions:
         site = by_name[decision.name]
-        share = site.macs / total
         options = []
         for name in decision.options:
             form = Format.parse(name)
-            in_float = form.scheme in ("float", "weight-only", "codebook")
+            is_float = form.scheme in ("float", "weight-only", "codebook") and form.activation_bits != 8
             stored, loss = site_costs.get((decision.name, name), _guess(site, form))
             options.append(
                 OptionCost(
                     loss=loss,
-                    latency_ms=share * (1.0 if in_float else fast),
+                    latency_ms=(in_float if is_float else in_int8)[decision.name],
                     size_bytes=float(stored),
-                    memory_bytes=float(site.weight_elements * (4 if in_float else 1)),
-                    domain="float" if in_float else "int8",
+                    memory_bytes=float(site.weight_elements * (4 if is_float else 1)),
+                    domain="float" if is_float else "int8",
                 )
             )
         rows.append(SiteCosts(site=decision.name, options=tuple(options)))
@@ -88,7 +95,9 @@ def build_costs(
     )
     return CostTable(
         sites=tuple(rows),
+        fixed_latency_ms=max(0.0, 1.0 - sum(in_float.values())),
         fixed_size_bytes=float(max(0, fp32.size_bytes - weights)),
+        conversions=_conversions(space, by_name, conversion_us / (1e3 * fp32.latency_ms.value)),
         structures=tuple(
             StructureCost(
                 structure=arm.label,
@@ -101,3 +110,36 @@ def build_costs(
             for arm in arms
         ),
     )
+
+
+def _site_times(
+    trial: TrialRecord, by_name: Mapping[str, Site], shares: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Time of each site in a measured model, in times of the original.
+
+    What a profile shows between the sites is taken for part of the sites: it grows and shrinks with their formats.
+    """
+    assert trial.speedup is not None
+    profile = shares.get(trial.key, {})
+    weights = {n: profile.get(n, 0.0) for n in by_name}
+    if sum(weights.values()) <= 0.0:
+        weights = {n: float(max(1, s.macs)) for n, s in by_name.items()}
+    total = sum(weights.values())
+    return {n: w / total / trial.speedup.value for n, w in weights.items()}
+
+
+def _conversions(space: SearchSpace, by_name: Mapping[str, Site], per_thousand: float) -> tuple[Conversion, ...]:
+    """A border between each two sites that follow each other, by the values that pass it."""
+    if per_thousand <= 0.0:
+        return ()
+    order = sorted((d.name for d in space.decisions), key=lambda n: by_name[n].position)
+    return tuple(
+        Conversion(first=a, second=b, latency_ms=per_thousand * _values_out(by_name[a]) / 1e3)
+        for a, b in pairwise(order)
+    )
+
+
+def _values_out(site: Site) -> float:
+    """Output values of one inference: every one of them takes as many multiplications as an output channel has weights."""
+    weights_a_channel = site.weight_elements / max(1, site.channels or site.weight_shape[0])
+    return site.macs / max(1.0, weights_a_channel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from modeltailor.compress import Site
 from modeltailor.targets import Device
@@ -26,11 +27,23 @@ class Probed:
         activation_signed: int8 activations are faster than uint8 on this device.
         channel_multiple: kept channels are rounded to it; fewer channels in between cost no less time.
         notes: one sentence each, with the measured figures.
+        conversion_us: microseconds of one border between float and integers for 1,000 values; 0 if not measured.
+        saturates: 8-bit weights must keep to 7 bits, so that every machine concerned computes the same.
+        per_tensor_pays: one weight scale a tensor is as fast as one a channel, or was not measured.
+        blocks_pay: block-wise weights are as fast as the best kernel in integers.
+        block_accuracy: ``accuracy_level`` at which they are fastest.
+        wide_pays: 16-bit activations are faster than fp32.
     """
 
     activation_signed: bool = False
     channel_multiple: int = _UNKNOWN_MULTIPLE
     notes: tuple[str, ...] = ()
+    conversion_us: float = 0.0
+    saturates: bool = False
+    per_tensor_pays: bool = True
+    blocks_pay: bool = False
+    block_accuracy: Literal[1, 4] = 4
+    wide_pays: bool = False
 
 
 def probe_device(device: Device, sites: Sequence[Site], *, cache: Path | None, time_s: float) -> ProbeTable:
@@ -61,10 +74,11 @@ def read_table(table: ProbeTable, sites: Sequence[Site]) -> Probed:
     unsigned, signed = (_speed(table, main, f"{a}s8 per channel") for a in ("u8", "s8"))
     notes = []
     for kind in kinds:
-        for name in ("w8a8", "w8a8-dynamic", "w4-block32", "w2-block32", "fp16"):
+        for name in ("w8a8", "w8a8-dynamic", "w8-block32", "w4-block32", "w2-block32", "w8a16", "fp16"):
             if table.tried(name, kind) and not table.pays(name, kind):
                 notes.append(table.reason(name, kind))
     choose_signed = signed is not None and (unsigned is None or signed > unsigned * _CLEARLY)
+    per_tensor = f"{'s' if choose_signed else 'u'}8s8 per tensor"
     for detail, speed, other in (("s8", signed, unsigned), ("u8", unsigned, signed)):
         if speed is not None and other is not None and other > speed * _CLEARLY:
             notes.append(
@@ -76,6 +90,11 @@ def read_table(table: ProbeTable, sites: Sequence[Site]) -> Probed:
         activation_signed=choose_signed,
         channel_multiple=table.channel_multiple("w8a8") if known else _UNKNOWN_MULTIPLE,
         notes=tuple(n.rstrip(".") for n in notes),
+        conversion_us=table.conversion_us or 0.0,
+        per_tensor_pays=not table.tried("w8a8", main, per_tensor) or _as_fast(table, main, "w8a8", per_tensor),
+        blocks_pay=any(_as_fast(table, main, b) for b in ("w8-block32", "w4-block32")),
+        block_accuracy=1 if _level(table, main, 1) > _level(table, main, 4) else 4,
+        wide_pays=table.pays("w8a16", main),
     )
 
 
@@ -94,3 +113,18 @@ def _probe_kind(site: Site) -> ProbeKind | None:
 def _speed(table: ProbeTable, kind: ProbeKind, detail: str) -> float | None:
     found = [e.speedup for e in table.tried("w8a8", kind, detail) if e.speedup is not None]
     return max(found, default=None)
+
+
+def _as_fast(table: ProbeTable, kind: ProbeKind, name: str, detail: str | None = None) -> bool:
+    """Whether a format was measured and is no slower than the best in integers, within the noise of a probe."""
+
+    def top(form: str, variant: str | None = None) -> float:
+        return max((e.speedup for e in table.tried(form, kind, variant) if e.speedup is not None), default=0.0)
+
+    own = top(name, detail)
+    return own > 0.0 and own * _CLEARLY >= max(top("w8a8"), top("w8a8-dynamic"))
+
+
+def _level(table: ProbeTable, kind: ProbeKind, level: int) -> float:
+    found = [e.speedup for b in (8, 4) for e in table.tried(f"w{b}-block32", kind, f"accuracy level {level}")]
+    return max((s for s in found if s is not None), default=0.0)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from modeltailor.durable import sha256_bytes, sha256_file, write_bytes, write_text
 from modeltailor.errors import EnvironmentFault, ModelTailorError, StudyConflict
-from modeltailor.search.records import FinalRecord, RunHistory, RunRecord, TrialRecord
+from modeltailor.search.records import FinalRecord, PredictedRecord, RunHistory, RunRecord, TrialRecord
 
 if TYPE_CHECKING:
     import optuna
@@ -191,19 +191,32 @@ class RunFolder:
                 write_bytes(place, data)
         return digest
 
-    def publish(self, best: TrialRecord | None, front: Sequence[TrialRecord]) -> None:
+    def publish(self, best: TrialRecord | None, front: Sequence[TrialRecord], *, device: str = "") -> None:
         """Put the recommended model and the front under their public names; what fell off the front goes.
 
         A file is replaced as a whole, so a reader sees the old model or the new one.
+
+        Args:
+            best: the recommended model, if there is one.
+            front: fastest first.
+            device: a further device of the study, whose files have its name; empty for the first one.
         """
-        with disk_faults(self.path / "front"):
+        tail = f"-{device}" if device else ""
+        place = self.path / f"front{tail}"
+        with disk_faults(place):
+            place.mkdir(exist_ok=True)
             wanted = {f"{i:02d}-{t.key[:8]}.onnx": t for i, t in enumerate(front)}
             for name, trial in wanted.items():
-                _place(self.artifact(trial.sha256), self.path / "front" / name)
-            for file in (self.path / "front").glob("*.onnx"):
+                _place(self.artifact(trial.sha256), place / name)
+            for file in place.glob("*.onnx"):
                 if file.name not in wanted:
                     file.unlink()
-            target = self.path / "best.onnx"
+        self.publish_best(best, f"best{tail}.onnx")
+
+    def publish_best(self, best: TrialRecord | None, name: str) -> None:
+        """Put a model under a public name, or take the file away if there is none."""
+        target = self.path / name
+        with disk_faults(target):
             if best is not None:
                 _place(self.artifact(best.sha256), target)
             elif target.exists():
@@ -241,9 +254,13 @@ class RunFolder:
             run=RunRecord.model_validate_json(attributes["run"]),
             trials=tuple(sorted(trials, key=lambda t: t.number)),
             finals=tuple(FinalRecord.model_validate(f) for f in json.loads(attributes.get("finals", "[]"))),
-            stopped=str(attributes.get("stopped", "")),
+            stopped=str(json.loads(attributes.get("stopped", '""'))),
             hypervolume=tuple((float(s), float(v)) for s, v in json.loads(attributes.get("hypervolume", "[]"))),
             seconds=tuple((str(k), float(v)) for k, v in json.loads(attributes.get("seconds", "{}")).items()),
+            sensitivities=tuple(
+                (str(s), str(f), float(v)) for s, f, v in json.loads(attributes.get("sensitivities", "[]"))
+            ),
+            predicted=tuple(PredictedRecord.model_validate(p) for p in json.loads(attributes.get("predicted", "[]"))),
         )
 
     def lost_artifacts(self, trials: Sequence[TrialRecord]) -> list[str]:

@@ -7,21 +7,34 @@ training schedule that follows from arithmetic alone, so that the same job names
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modeltailor.compress import Structure, Training
-from modeltailor.search.plan import Axis
-from modeltailor.search.stages import GroupFacts, PreparedFacts
+from modeltailor.search.plan import Axis, SearchPlan
+from modeltailor.search.stages import FactorFacts, GroupFacts, PreparedFacts
 
-__all__ = ["Arm", "propose_structures"]
+__all__ = ["Arm", "RecoveryPlan", "plan_recoveries", "propose_structures"]
 
 # Multiply-accumulates of training that a desktop core does in a second; only a plan, the deadline is what holds.
 _NOMINAL_MACS_PER_S = 4.0e10
-_TRAINING_SHARE = 0.45
+_TRAINING_SHARE = 0.35
+_RECOVERY_SHARE = 0.2
+"""Of the time of a run: training structures, and letting recipes learn again with their formats."""
+
 _FORWARD_AND_BACKWARD = 3.0
 _EPOCHS = (0.5, 12.0)
 _WORTHWHILE_EPOCHS = 6.0
 """Fewer passes than that and a student learns too little to say what its structure is worth."""
+
+_NARROWEST = 16
+_LEAST_SHARE = 0.02
+_LEAST_RANK = 4
+_ZEROS = 0.6
+_UNTRAINED_S = 20.0
+_LONG_EPOCHS = 8.0
+_MIXUP = 0.5
+_RECOVERY_EPOCHS = 3.0
+_MOST_RECOVERIES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,28 +58,67 @@ class Arm:
     is_uniform: bool = False
 
 
-def propose_structures(
-    facts: PreparedFacts, *, axes: Sequence[Axis], time_s: float, cores: int, seed: int, most: int = 6
-) -> tuple[Arm, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryPlan:
+    """How recipes learn again with their formats.
+
+    Attributes:
+        training: the schedule of one recovery.
+        train_s: seconds that are set aside for one.
+        most: at most so many.
+    """
+
+    training: Training
+    train_s: float
+    most: int
+
+
+def plan_recoveries(facts: PreparedFacts, plan: SearchPlan, *, cores: int) -> RecoveryPlan | None:
+    """Return how many recipes may learn again, and how; ``None`` where nothing can be trained.
+
+    Args:
+        facts: of the network and its data.
+        plan: a share of its time goes into recoveries; formats must be among its axes.
+        cores: of the machine that trains.
+    """
+    if (
+        not plan.recovery
+        or facts.kind == "onnx"
+        or "formats" not in plan.axes
+        or not dict(facts.split_sizes).get("train", 0)
+    ):
+        return None
+    whole = _epochs(facts, time_s=plan.time_s * _RECOVERY_SHARE, cores=cores)
+    most = min(_MOST_RECOVERIES, max(1, int(whole / _RECOVERY_EPOCHS)))
+    epochs = plan.epochs or min(max(round(whole / most * 2.0) / 2.0, _EPOCHS[0]), _EPOCHS[1])
+    return RecoveryPlan(
+        training=replace(plan.training, epochs=epochs, seed=plan.seed, assistants=0),
+        train_s=plan.time_s * _RECOVERY_SHARE / most,
+        most=most,
+    )
+
+
+def propose_structures(facts: PreparedFacts, plan: SearchPlan, *, cores: int, most: int = 10) -> tuple[Arm, ...]:
     """Return the arms, most promising first.
 
     Args:
-        facts: groups and blocks of the network.
-        axes: which axes the user opened.
-        time_s: wall clock of the whole run; a share of it goes into training.
+        facts: what can be changed in the network.
+        plan: which axes are open, how changed networks learn, and the time, of which a share goes into training.
         cores: of the machine that trains.
-        seed: of the training.
         most: at most so many arms.
     """
+    axes, time_s = plan.axes, plan.time_s
+    if facts.kind == "onnx":
+        return _untrained(facts, axes)
     shapes = _interleave(
-        _sparse(facts.groups) if "sparsity" in axes else [],
-        _shallow(facts) if "student" in axes else [],
+        _sparse(facts) if "sparsity" in axes else [],
+        _shallow(facts, narrow="sparsity" in axes) if "student" in axes else [],
     )
     opened = len({axis for _, axis, _, _ in shapes})
     affordable = int(_epochs(facts, time_s=time_s * _TRAINING_SHARE, cores=cores) / _WORTHWHILE_EPOCHS)
     count = max(1, min(most, len(shapes), max(opened, affordable)))
     first_sparse = next((i for i, s in enumerate(shapes) if s[1] == "sparsity"), -1)
-    training = _schedule(facts, share=1.0 / count, time_s=time_s, cores=cores, seed=seed)
+    training = _schedule(facts, plan, share=1.0 / count, cores=cores)
     return tuple(
         Arm(
             label=label,
@@ -74,32 +126,66 @@ def propose_structures(
             work=work,
             train_s=time_s * _TRAINING_SHARE / count,
             is_uniform=axis == "sparsity" and index == first_sparse,
-            structure=Structure(
-                keep=shape.keep, removed=shape.removed, width=shape.width, depth=shape.depth, training=training
-            ),
+            structure=replace(shape, training=training),
         )
         for index, (label, axis, work, shape) in enumerate(shapes[:count])
+    )
+
+
+def _untrained(facts: PreparedFacts, axes: Sequence[Axis]) -> tuple[Arm, ...]:
+    """Arms of an ONNX file: what nothing can be trained after must be mild."""
+    if "sparsity" not in axes:
+        return ()
+    shapes = [_low_rank(facts.factors, 0.9), _narrowed("inner channels", _inner(facts.groups), 0.9)]
+    return tuple(
+        Arm(label=f"{label}, untrained", structure=shape, axis=axis, work=work, train_s=_UNTRAINED_S)
+        for label, axis, work, shape in (s for s in shapes if s is not None)
     )
 
 
 _Shape = tuple[str, Axis, float, Structure]
 
 
-def _sparse(groups: Sequence[GroupFacts]) -> list[_Shape]:
-    found: list[_Shape] = []
-    inner = [g for g in groups if not g.coupled and g.channels >= 16]
-    for share in (0.75, 0.5):
-        if inner:
-            kept = tuple((g.name, share) for g in inner)
-            work = 1.0 - (1.0 - share) * sum(g.macs_share for g in inner)
-            found.append((f"inner channels x{share:g}", "sparsity", work, Structure(keep=kept)))
-    wide = [g for g in groups if g.channels >= 16]
-    if wide and len(wide) > len(inner):
-        found.append(("all channels x0.75", "sparsity", 0.6, Structure(keep=tuple((g.name, 0.75) for g in wide))))
-    return found
+def _inner(groups: Sequence[GroupFacts]) -> list[GroupFacts]:
+    """Groups inside blocks: no residual addition ties them to others."""
+    return [g for g in groups if g.kind == "heads" or (not g.coupled and g.channels >= _NARROWEST)]
 
 
-def _shallow(facts: PreparedFacts) -> list[_Shape]:
+def _narrowed(label: str, groups: Sequence[GroupFacts], share: float) -> _Shape | None:
+    """One keep ratio for those groups."""
+    if not groups:
+        return None
+    work = 1.0 - (1.0 - share) * min(1.0, sum(g.macs_share for g in groups))
+    return f"{label} x{share:g}", "sparsity", work, Structure(keep=tuple((g.name, share) for g in groups))
+
+
+def _low_rank(factors: Sequence[FactorFacts], share: float) -> _Shape | None:
+    """That share of the work of each layer that is wide enough to matter, by two thin layers."""
+    worth = [f for f in factors if f.macs_share >= _LEAST_SHARE and dict(f.ranks).get(share, 0) >= _LEAST_RANK]
+    if not worth:
+        return None
+    work = 1.0 - (1.0 - share) * min(1.0, sum(f.macs_share for f in worth))
+    ranks = tuple((f.name, dict(f.ranks)[share]) for f in worth)
+    return f"low rank in {len(ranks)} layers", "sparsity", work, Structure(ranks=ranks)
+
+
+def _sparse(facts: PreparedFacts) -> list[_Shape]:
+    inner = _inner(facts.groups)
+    name = "heads and neurons" if any(g.kind == "heads" for g in inner) else "inner channels"
+    wide = [g for g in facts.groups if g.channels >= _NARROWEST and g.kind == "channels"]
+    found = [
+        _narrowed(name, inner, 0.75),
+        _narrowed(name, inner, 0.5),
+        _narrowed("all channels", wide, 0.75) if len(wide) > len(inner) else None,
+        _low_rank(facts.factors, 0.5),
+    ]
+    zeros = tuple((f.name, _ZEROS) for f in facts.factors if f.macs_share >= _LEAST_SHARE)
+    if zeros:  # no kernel is faster for it: what it saves is bytes
+        found.append((f"{_ZEROS:.0%} zeros", "sparsity", 1.0, Structure(sparsity=zeros, sparsity_score="obs")))
+    return [shape for shape in found if shape is not None]
+
+
+def _shallow(facts: PreparedFacts, *, narrow: bool) -> list[_Shape]:
     found: list[_Shape] = []
     n = len(facts.blocks)
     for share in (0.3, 0.45, 0.6):
@@ -111,6 +197,14 @@ def _shallow(facts: PreparedFacts) -> list[_Shape]:
         for width, depth in ((0.75, 1.0), (1.0, 0.5), (0.5, 1.0), (0.5, 0.5)):
             shape = Structure(width=width, depth=depth)
             found.append((f"student width {width:g} depth {depth:g}", "student", width * width * depth, shape))
+    inner = _narrowed("inner channels", _inner(facts.groups), 0.75)
+    if narrow and inner is not None and found and found[0][3].removed:
+        label, _, work, shape = found[0]
+        both = replace(shape, keep=inner[3].keep)
+        found.append((f"{label}, {inner[0]}", "student", work * inner[2], both))
+    if facts.resolutions:
+        share = facts.resolutions[0]
+        found.append((f"images x{share:g}", "student", share * share, Structure(resolution=share)))
     return found
 
 
@@ -127,9 +221,13 @@ def _epochs(facts: PreparedFacts, *, time_s: float, cores: int) -> float:
     return time_s * _NOMINAL_MACS_PER_S * cores / (max(facts.macs, 1) * samples * _FORWARD_AND_BACKWARD)
 
 
-def _schedule(facts: PreparedFacts, *, share: float, time_s: float, cores: int, seed: int) -> Training | None:
+def _schedule(facts: PreparedFacts, plan: SearchPlan, *, share: float, cores: int) -> Training | None:
     if not dict(facts.split_sizes).get("train", 0):
         return None
-    epochs = _epochs(facts, time_s=time_s * _TRAINING_SHARE * share, cores=cores)
-    rounded = min(max(round(epochs * 2.0) / 2.0, _EPOCHS[0]), _EPOCHS[1])
-    return Training(epochs=rounded, seed=seed)
+    epochs = plan.epochs
+    if epochs is None:
+        affordable = _epochs(facts, time_s=plan.time_s * _TRAINING_SHARE * share, cores=cores)
+        epochs = min(max(round(affordable * 2.0) / 2.0, _EPOCHS[0]), _EPOCHS[1])
+    # For long schedules the teacher alone teaches, on mixtures too: what a student saw often it learns by heart.
+    mixup = max(plan.training.mixup, _MIXUP if epochs >= _LONG_EPOCHS else 0.0)
+    return replace(plan.training, epochs=epochs, mixup=mixup, seed=plan.seed)

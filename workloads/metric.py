@@ -167,8 +167,10 @@ def _mean_of(per_sample: Callable[[Outputs, Array], Array]) -> Callable[[Outputs
     return lambda outputs, y: float(per_sample(outputs, y).mean())
 
 
-def _plain(name: str, minimize: bool, value: Callable[[Outputs, Array], float], rows: int = 1) -> Metric:
-    return Metric(name=name, minimize=minimize, unit="", rows_per_sample=rows, value=value)
+def _plain(
+    name: str, minimize: bool, value: Callable[[Outputs, Array], float], rows: int = 1, unit: str = ""
+) -> Metric:
+    return Metric(name=name, minimize=minimize, unit=unit, rows_per_sample=rows, value=value)
 
 
 def _mean(name: str, minimize: bool, unit: str, per_sample: Callable[[Outputs, Array], Array]) -> Metric:
@@ -184,8 +186,8 @@ BUILT_IN: Mapping[str, Metric] = {
         _mean("top5", False, "%", _hit5),
         _plain("f1", False, _f1),
         _plain("miou", False, _mean_iou),
-        _plain("rmse", True, lambda o, y: float(np.sqrt(_squared(o, y).mean()))),
-        _mean("mae", True, "", _absolute),
+        _plain("rmse", True, lambda o, y: float(np.sqrt(_squared(o, y).mean())), unit="units"),
+        _mean("mae", True, "units", _absolute),
         _mean("cross-entropy", True, "nats", _cross_entropy),
         _plain("spearman", False, lambda o, y: _spearman(_pooled(o)[:, 0], y)),
         _plain("pair-spearman", False, _pair_spearman, rows=2),

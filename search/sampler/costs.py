@@ -26,12 +26,18 @@ __all__ = [
     "OptionCost",
     "SiteCosts",
     "StructureCost",
+    "row_of",
 ]
 
 Floats = NDArray[np.float64]
 
 OBJECTIVES: tuple[Objective, ...] = ("accuracy", "latency", "size", "memory")
 """In the order of the arrays' axes. All are minimised: ``accuracy`` stands for the loss of it."""
+
+
+def row_of(objective: Objective) -> int:
+    """The row of the arrays that holds the prior of an objective: other devices are expected to be like the first."""
+    return OBJECTIVES.index("latency" if objective == "elsewhere" else objective)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,13 +241,13 @@ class CostArrays:
 
     def of(self, objective: Objective, structure: int) -> Floats:
         """Costs of the options of a structure, ``(S, K)``."""
-        m = OBJECTIVES.index(objective)
+        m = row_of(objective)
         out: Floats = self.base[m] * self.scale[structure, m][:, None]
         return out
 
     def conversion(self, objective: Objective, structure: int) -> Floats:
         """Cost of differing domains along each edge in a structure, ``(E,)``."""
-        m = OBJECTIVES.index(objective)
+        m = row_of(objective)
         first, second = self.edges[:, 0], self.edges[:, 1]
         both = self.present[structure, first] & self.present[structure, second]
         out: Floats = (
@@ -260,7 +266,7 @@ class CostArrays:
         """What the prior expects of ``choices`` of shape ``(n, S)``; shape ``(n,)``."""
         sites = np.arange(choices.shape[1])
         own = self.of(objective, structure)[sites, choices].sum(axis=1)
-        total: Floats = self.fixed[structure, OBJECTIVES.index(objective)] + own
+        total: Floats = self.fixed[structure, row_of(objective)] + own
         if len(self.edges):
             total = total + self.crossings(choices) @ self.conversion(objective, structure)
         return total

@@ -52,6 +52,7 @@ class Goal:
         reference: Sequence[tuple[Objective, float]] = (),
         loss_ceiling: float | None = None,
         evaluation_s: float = 1.0,
+        elsewhere: float | None = None,
     ) -> Goal:
         """Return the goal of a study whose latencies are ratios to the original.
 
@@ -64,6 +65,7 @@ class Goal:
             reference: values from which on a model is worth nothing.
             loss_ceiling: the largest possible loss.
             evaluation_s: seconds of one trial without training.
+            elsewhere: limit of the time on further devices, as a ratio to the original.
         """
         limits: list[tuple[Objective, float]] = []
         losses = []
@@ -79,6 +81,8 @@ class Goal:
             limits.append(("size", float(budget.size_bytes)))
         if budget.memory_bytes is not None:
             limits.append(("memory", float(budget.memory_bytes)))
+        if elsewhere is not None:
+            limits.append(("elsewhere", elsewhere))
         return Goal(
             objectives=tuple(objectives),
             limits=tuple((o, v) for o, v in limits if o in objectives),

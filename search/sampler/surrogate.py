@@ -18,7 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.sparse import csr_array
 
 from modeltailor.search.front import Objective
-from modeltailor.search.sampler.costs import OBJECTIVES, CostArrays
+from modeltailor.search.sampler.costs import CostArrays, row_of
 from modeltailor.search.sampler.knapsack import PairCosts
 from modeltailor.search.sampler.space import SearchSpace
 
@@ -57,6 +57,10 @@ class Trust:
             case "accuracy":
                 return Trust(
                     factor_log_std=1.0, deviation=0.4, shared=0.5, interaction=0.3, noise=0.01, relative_noise=0.1
+                )
+            case "elsewhere":  # other devices are only roughly like the first one
+                return Trust(
+                    factor_log_std=0.4, deviation=0.3, shared=0.3, interaction=0.03, noise=0.01, relative_noise=0.0
                 )
             case "latency":
                 return Trust(
@@ -152,7 +156,7 @@ class AdditiveModel:
 
     def _deviation_scale(self) -> Floats:
         """By how much an option's cost may be wrong, for a relative error of 1, ``(S, K)``."""
-        base = np.abs(self.arrays.base[OBJECTIVES.index(self.objective)])
+        base = np.abs(self.arrays.base[row_of(self.objective)])
         used = base[self.arrays.allowed]
         floor = 0.05 * float(used.mean()) if used.size else 0.0
         out: Floats = np.where(self.arrays.allowed, base + floor, 0.0)
@@ -163,13 +167,13 @@ class AdditiveModel:
 
         Formats that differ in storage only run on the same kernel; they must not be told apart by its noise.
         """
-        base, domain = self.arrays.base[OBJECTIVES.index(self.objective)], self.arrays.domain
+        base, domain = self.arrays.base[row_of(self.objective)], self.arrays.domain
         same = (base[:, :, None] == base[:, None, :]) & (domain[:, :, None] == domain[:, None, :])
         out: Indices = same.argmax(axis=2)
         return out
 
     def _site_scale(self, structures: Indices) -> Floats:
-        out: Floats = self.arrays.scale[structures, OBJECTIVES.index(self.objective)]
+        out: Floats = self.arrays.scale[structures, row_of(self.objective)]
         return out
 
     def _differ(self) -> NDArray[np.bool_]:
@@ -189,7 +193,7 @@ class AdditiveModel:
         sites = np.arange(s)
         k = self.groups.shape[1]
         scale = self._site_scale(structures)
-        base = self.arrays.base[OBJECTIVES.index(self.objective)]
+        base = self.arrays.base[row_of(self.objective)]
         own = base[sites, choices] * scale
         deviation = self._deviation_scale()[sites, choices] * scale
         a, b = choices[:, self.edges[:, 0]], choices[:, self.edges[:, 1]]
@@ -210,7 +214,7 @@ class AdditiveModel:
         columns = (e * (k * k))[None, :] + a * k + b
         return Features(
             structures=structures,
-            fixed=self.arrays.fixed[structures, OBJECTIVES.index(self.objective)],
+            fixed=self.arrays.fixed[structures, row_of(self.objective)],
             total=total + crossing,
             shared=np.column_stack([
                 total, by_name, which * total[:, None], crossing, pair.sum(axis=1), (crossed * pair).sum(axis=1),
@@ -435,7 +439,7 @@ class Belief:
         pair_scale = np.sqrt(scale[model.edges[:, 0]] * scale[model.edges[:, 1]])[:, None, None] * model._pair_scale()
         pairs = pair_scale * (interaction + across * differ + pair.reshape(-1, k, k))
         pairs = pairs + differ * ((self.factor + crossing) * model.crossing[t])[:, None, None]
-        fixed = model.arrays.fixed[t, OBJECTIVES.index(model.objective)] + constants[0] + constants[1 + t]
+        fixed = model.arrays.fixed[t, row_of(model.objective)] + constants[0] + constants[1 + t]
         return Draw(own=own, pairs=pairs, fixed=float(fixed))
 
     def predict(self, structures: Indices, choices: Indices) -> tuple[Floats, Floats]:

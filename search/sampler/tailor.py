@@ -38,6 +38,7 @@ _CONSTRAINTS: Mapping[str, tuple[Objective, bool]] = {
     "latency": ("latency", True),
     "size": ("size", True),
     "memory": ("memory", True),
+    "elsewhere": ("elsewhere", True),
     "drop": ("accuracy", False),
     "accuracy": ("accuracy", False),
 }
@@ -84,6 +85,10 @@ class TailorSampler(BaseSampler):
         goal: the study's objectives, budget and reference.
         seed: of everything that is drawn.
         affordable: tells whether there is still time to train a structure that has not been tried; all by default.
+
+    Attributes:
+        expected_gains: of this object's proposals, in order, each as a share of the box up to the target; for those who
+            want to know when to stop. Proposals do not depend on it.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class TailorSampler(BaseSampler):
         self.goal = goal or Goal()
         self.seed = seed
         self.affordable = affordable
+        self.expected_gains: list[float] = []
         self._arrays: CostArrays = costs.arrays(space)
         self._distributions = space.distributions()
         self._decoded: dict[int, tuple[int, Indices] | None] = {}  # finished trials do not change: a cache, no state
@@ -252,13 +258,15 @@ class TailorSampler(BaseSampler):
             target = np.minimum(whole, self._limits(history))
         boxes = cut_boxes(self._believed(history, beliefs), target)
         tried = set(history.structures.tolist()) | set(history.pending_structures.tolist())
-        best: tuple[float, int, Indices] | None = None
+        best: tuple[float, int, Indices, float] | None = None
         for t in self._arms(history, tried, beliefs, boxes, rng):
             found = self._best_of_structure(t, t in tried, beliefs, boxes, history, rng)
             if found is not None and (best is None or found[0] > best[0]):
-                best = (found[0], t, found[1])
+                best = (found[0], t, found[1], found[2])
         if best is None:
+            self.expected_gains.append(0.0)
             return self._fallback(history, rng)
+        self.expected_gains.append(max(0.0, best[3]) / float(np.prod(np.abs(target))))
         return best[1], best[2]
 
     def _believed(self, history: _History, beliefs: list[Belief]) -> Floats:
@@ -306,8 +314,8 @@ class TailorSampler(BaseSampler):
 
     def _best_of_structure(
         self, t: int, is_trained: bool, beliefs: list[Belief], boxes: Boxes, history: _History, rng: np.random.Generator
-    ) -> tuple[float, Indices] | None:
-        """The recipe of largest expected gain a second in one structure; ``None`` if all its candidates are taken."""
+    ) -> tuple[float, Indices, float] | None:
+        """The recipe of largest expected gain a second in one structure, and that gain; ``None`` if all are taken."""
         expected = [b.draw(t) for b in beliefs]
         candidates = self._candidates(t, expected, beliefs, history, rng)
         candidates = candidates[[_key(t, c) not in history.taken for c in candidates]]
@@ -327,9 +335,9 @@ class TailorSampler(BaseSampler):
             # Nothing is expected to gain: come as near to the target as can be.
             gains = -1e9 - (np.maximum(mean / boxes.reference - 1.0, 0.0)).max(axis=1)
             best = int(np.argmax(np.round(gains, 9)))
-            return float(gains[best]), candidates[best]
+            return float(gains[best]), candidates[best], 0.0
         best = int(np.argmax(np.round(gains / gains.max(), 9)))
-        return self._rate(t, is_trained, gains, mean, boxes), candidates[best]
+        return self._rate(t, is_trained, gains, mean, boxes), candidates[best], float(gains[best])
 
     def _rate(self, t: int, is_trained: bool, gains: Floats, mean: Floats, boxes: Boxes) -> float:
         """Expected gain a second of the structure's next trials; training is written off over several of them."""

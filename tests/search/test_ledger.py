@@ -106,3 +106,17 @@ def test_values_kept_with_the_study_survive() -> None:
     assert book.attribute("finals", []) == []
     book.keep("finals", [{"key": "a"}])
     assert ledger(book.study).attribute("finals") == [{"key": "a"}]
+
+
+def test_a_dashboard_finds_the_built_file_of_every_measured_trial() -> None:
+    from optuna.artifacts import get_all_artifact_meta
+
+    book = ledger()
+    book.add(record(0))
+    trial = book.study.ask()
+    book.finish(trial, record(1))
+    book.add(record(2, ok=False))
+    found = [
+        [m.artifact_id for m in get_all_artifact_meta(t, storage=book.study._storage)] for t in book.study.get_trials()
+    ]
+    assert found == [["0" * 16], ["0" * 16], []]

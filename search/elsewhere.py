@@ -1,0 +1,161 @@
+"""Measuring on the further devices of a study: every candidate screened, every finalist certified on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeltailor.errors import CandidateError
+from modeltailor.estimators.estimate import Estimate
+from modeltailor.estimators.latency import certify, screen
+from modeltailor.search.measurements import Measurements, ScreeningRecord
+from modeltailor.search.records import FinalPlaceRecord, IntervalRecord, PlaceRecord
+from modeltailor.targets import Budget, Device, Inputs
+
+__all__ = ["Elsewhere", "FurtherDevice"]
+
+_CERTIFYING_PAIRS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FurtherDevice:
+    """A device beside the first one of a study.
+
+    Attributes:
+        name: of its profile; distinct from the others'.
+        device: where it measures.
+        profile: as data, for the record.
+        budget: every limit that holds there.
+    """
+
+    name: str
+    device: Device
+    profile: Mapping[str, object]
+    budget: Budget
+
+
+def _interval(estimate: Estimate) -> IntervalRecord:
+    return IntervalRecord(value=estimate.value, low=estimate.low, high=estimate.high, evidence=estimate.evidence)
+
+
+class Elsewhere:
+    """The further devices of a study; none makes every call return at once.
+
+    Args:
+        devices: measured on one after another.
+        measurements: what earlier runs have measured.
+    """
+
+    def __init__(self, devices: Sequence[FurtherDevice] = (), measurements: Measurements | None = None) -> None:
+        self.devices = tuple(devices)
+        self.measurements = measurements or Measurements(None)
+
+    def screen(self, baseline: Path, path: Path, inputs: Inputs, *, digest: str) -> dict[str, PlaceRecord]:
+        """Screen a file against the original on every device. A file that fails on one is a record with its outcome.
+
+        Args:
+            baseline: the built original.
+            path: the built candidate.
+            inputs: arrays by input name.
+            digest: of the split that ``inputs`` come from.
+
+        Raises:
+            DeviceError: a device is gone, and stays so.
+        """
+        return {d.name: self._screen(d, baseline, path, inputs, digest) for d in self.devices}
+
+    def _screen(self, at: FurtherDevice, baseline: Path, path: Path, inputs: Inputs, digest: str) -> PlaceRecord:
+        memory = at.budget.memory_bytes is not None
+        what = {
+            "file": path.stem,
+            "original": baseline.stem,
+            "device": at.device.describe().fingerprint,
+            "memory": memory,
+            "inputs": digest,
+        }
+        known = None if path == baseline else self.measurements.screening(what)
+        if known is None:
+            try:
+                found = screen(at.device, (baseline, path), inputs, memory=memory)
+            except CandidateError as error:
+                return PlaceRecord(outcome=error.code, error=error.line())
+            known = ScreeningRecord(
+                latency_ms=_interval(found.latency_ms),
+                speedup=_interval(found.speedup),
+                load_ms=found.load_ms,
+                peak_memory_bytes=found.peak_memory_bytes,
+            )
+            self.measurements.keep_screening(what, known)
+        return PlaceRecord(
+            latency_ms=known.latency_ms,
+            speedup=known.speedup,
+            load_ms=known.load_ms,
+            peak_memory_bytes=known.peak_memory_bytes,
+        )
+
+    def certify(
+        self,
+        baseline: Path,
+        finalists: Mapping[str, Path],
+        inputs: Inputs,
+        *,
+        seconds: float,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, dict[str, FinalPlaceRecord]]:
+        """Measure finalists again on every device; by key, what each device found.
+
+        Args:
+            baseline: the built original.
+            finalists: built files by recipe key.
+            inputs: arrays by input name.
+            seconds: wall clock for all devices together.
+            say: told what is going on.
+
+        Raises:
+            DeviceError: a device is gone, and stays so.
+        """
+        found: dict[str, dict[str, FinalPlaceRecord]] = {key: {} for key in finalists}
+        for at in self.devices:
+            say(f"certifying the latency of {len(finalists)} finalists on {at.name}")
+            for key, record in self._certify(at, baseline, finalists, inputs, seconds / len(self.devices)).items():
+                found[key][at.name] = record
+        return found
+
+    def _certify(
+        self, at: FurtherDevice, baseline: Path, finalists: Mapping[str, Path], inputs: Inputs, seconds: float
+    ) -> dict[str, FinalPlaceRecord]:
+        kept = dict(finalists)
+        while kept:
+            try:
+                measured = certify(at.device, (baseline, *kept.values()), inputs, seconds=seconds, memory=True)
+            except CandidateError as error:  # one that fails there must not cost the others their figures
+                left = {k: p for k, p in kept.items() if p.name not in error.where}
+                kept = left if len(left) < len(kept) else {}
+                continue
+            return {
+                key: FinalPlaceRecord(
+                    latency_ms=_interval(m.latency_ms),
+                    speedup=_interval(m.speedup),
+                    load_ms=m.load_ms,
+                    peak_memory_bytes=m.peak_memory_bytes,
+                    verdict=m.verdict if m.pairs >= _CERTIFYING_PAIRS else "compared",
+                )
+                for key, m in zip(kept, measured, strict=True)
+            }
+        return {}
+
+    @property
+    def memory(self) -> bool:
+        """Whether the peak memory of every candidate is asked for somewhere."""
+        return any(d.budget.memory_bytes is not None for d in self.devices)
+
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """Limits by device."""
+        return {d.name: d.budget for d in self.devices}
+
+    def close(self) -> None:
+        """Close every device. Safe to call twice."""
+        for at in self.devices:
+            at.device.close()

@@ -1,0 +1,183 @@
+"""The search itself: ask, evaluate, tell, until there is a reason to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modeltailor.compress import Format, Recipe, Structure
+from modeltailor.search.course import LOSS_SCALE, REFERENCE, Course
+from modeltailor.search.devices import is_met_on_all
+from modeltailor.search.executor import Task
+from modeltailor.search.fleet import device_views
+from modeltailor.search.front import history_figures
+from modeltailor.search.groundwork import Groundwork, is_affordable
+from modeltailor.search.racing import Race
+from modeltailor.search.records import Role, TrialRecord
+from modeltailor.search.recoveries import Recovery, propose_recovery
+from modeltailor.search.sampler import TailorSampler
+from modeltailor.search.stopping import broken, flat, solved
+
+__all__ = ["SearchLoop"]
+
+_MOST_COPIES = 25
+"""So many proposals in a row that were evaluated before mean: the space is exhausted."""
+
+_BETWEEN_ARMS = 3
+"""Trials on structures that exist before the next one is trained."""
+
+_RECOVER_AFTER = 0.6
+"""Share of the trials or of the time after which recipes learn again, even if structures still wait."""
+
+
+class SearchLoop:
+    """A search over what the groundwork offers.
+
+    Args:
+        course: the run.
+        ground: what may be chosen from.
+    """
+
+    def __init__(self, course: Course, ground: Groundwork) -> None:
+        self.course = course
+        self.ground = ground
+
+    def run(self) -> str:
+        """Go on until there is a reason to stop. Returns the reason."""
+        copies = 0
+        while True:
+            records = self.course.ledger.records()
+            reason = self._reason_to_stop(records)
+            if reason:
+                return reason
+            waits = self._enqueue_arm(records)
+            recovery = self._next_recovery(records, waits)
+            if recovery is not None:
+                assert self.ground.recoveries is not None
+                self.course.evaluate(
+                    recovery.recipe, "search", recovery.label, deadline_s=self.ground.recoveries.train_s * 1.5
+                )
+                continue
+            if not waits:
+                reason = self._nothing_to_gain(records)
+                if reason:
+                    return reason
+            copies = 0 if self._try_next() else copies + 1
+            if copies >= _MOST_COPIES:
+                return "the search has tried every recipe it can tell apart"
+
+    def _reason_to_stop(self, records: tuple[TrialRecord, ...]) -> str:
+        if len(records) >= self.course.plan.trials:
+            return f"all {self.course.plan.trials} trials are done"
+        if not self.course.time_left(reserve=True):
+            return f"the time of {self.course.plan.time_s:.0f} s is used up"
+        return broken(records)
+
+    def _nothing_to_gain(self, records: tuple[TrialRecord, ...]) -> str:
+        """The reason to stop early, if there is one."""
+        searched = {t.number for t in records if t.role == "search"}
+        curve = [
+            v
+            for t, (_, v) in zip(records, self.course.ledger.attribute("hypervolume", []), strict=False)
+            if t.number in searched
+        ]
+        is_met = is_met_on_all(device_views(self.course.history()), minimize=self.course.metric.minimize)
+        return flat(curve) or solved(self._expected_gains(), is_met=is_met)
+
+    def _expected_gains(self) -> list[float]:
+        sampler = self.course.study.sampler
+        return list(sampler.expected_gains) if isinstance(sampler, TailorSampler) else []
+
+    def _try_next(self) -> bool:
+        """Ask, evaluate, tell. Returns whether the recipe was new."""
+        trial = self.course.study.ask()
+        structure, assignment = self.ground.space.suggest(trial)
+        arm = self.ground.arms.get(structure)
+        recipe = Recipe(
+            structure=arm.structure if arm else Structure(),
+            formats=tuple((s, Format.parse(f)) for s, f in assignment.items()),
+            settings=self.ground.choice.settings,
+        )
+        known = self.course.ledger.by_key().get(recipe.key)
+        if known is not None:
+            self.course.ledger.finish(trial, known, copy_of=known.number)
+            return False
+        self.course.say(f"trying {arm.label if arm else 'formats'}")
+        role: Role = trial.user_attrs.get("role", "search")
+        task = Task(
+            number=trial.number,
+            recipe=recipe,
+            role=role,
+            label=str(trial.user_attrs.get("seed_label", "")),
+            deadline_s=arm.train_s * 1.5 if arm else None,
+            race=self._race() if role == "search" and not self.course.request.others else None,
+        )
+        record = self.course.stamp(self.course.executor.submit(task).result())
+        self.course.ledger.finish(trial, record)
+        self.course.after(record)
+        return True
+
+    def _race(self) -> Race:
+        figures = history_figures(self.course.history())
+        return Race(
+            rivals=tuple(figures.values()), budget=self.course.request.budget, minimize=self.course.metric.minimize
+        )
+
+    def _next_recovery(self, records: tuple[TrialRecord, ...], waits: bool) -> Recovery | None:
+        """The recipe that should learn again now, if one should: when structures are through, a few trials apart."""
+        plan = self.ground.recoveries
+        if plan is None or self.course.plan.time_s - self.course.elapsed() < plan.train_s + self.course.reserve():
+            return None
+        late = (
+            max(len(records) / self.course.plan.trials, self.course.elapsed() / self.course.plan.time_s)
+            > _RECOVER_AFTER
+        )
+        done = [t.number for t in records if t.recipe.get("recovery") is not None]
+        since = sum(t.role == "search" and t.number > max(done, default=-1) for t in records)
+        if (waits and not late) or len(done) >= plan.most or since < (_BETWEEN_ARMS if done else 2 * _BETWEEN_ARMS):
+            return None
+        return propose_recovery(
+            records,
+            options=dict(self.ground.choice.options),
+            training=plan.training,
+            reference=self._box(records),
+            minimize=self.course.metric.minimize,
+        )
+
+    def _box(self, records: Sequence[TrialRecord]) -> tuple[float, float, float]:
+        """Loss, latency and bytes (over the original's) from which on a model is worth nothing to this user."""
+        budget = self.course.request.budget
+        original = next(t for t in records if t.role == "fp32")
+        assert original.latency_ms is not None
+        loss, latency, size = LOSS_SCALE, REFERENCE, REFERENCE
+        if budget.max_drop is not None:
+            loss = min(loss, budget.max_drop / 100.0)
+        if budget.latency_ms is not None:
+            latency = min(latency, budget.latency_ms / original.latency_ms.value)
+        if budget.size_bytes is not None:
+            size = min(size, budget.size_bytes / original.size_bytes)
+        return loss, latency, size
+
+    def _enqueue_arm(self, records: tuple[TrialRecord, ...]) -> bool:
+        """Put the next structure in the queue, every few trials, in its best uniform format.
+
+        Returns:
+            whether structures wait that there is time for.
+        """
+        tried = {
+            t.user_attrs["seed_label"]
+            for t in self.course.study.get_trials(deepcopy=False)
+            if "seed_label" in t.user_attrs
+        }
+        waiting = [a for a in self.ground.arms.values() if a.label not in tried and is_affordable(self.course, a)]
+        searched = sum(t.role == "search" for t in records)
+        if not waiting or searched < _BETWEEN_ARMS * (len(tried) + 1) - 1:
+            return bool(waiting)
+        arm = waiting[0]
+        fastest = {
+            site: next((f for f in options if f != "fp32"), "fp32") for site, options in self.ground.choice.options
+        }
+        self.course.study.enqueue_trial(
+            self.ground.space.params_of(arm.label, fastest),
+            user_attrs={"role": "baseline" if arm.is_uniform else "seed", "seed_label": arm.label},
+        )
+        return True

@@ -1,0 +1,60 @@
+"""Which accuracy a candidate must reach to matter, once its size and latency are known.
+
+Optuna does not prune trials of several objectives; this is what a search does instead: a candidate is scored on growing
+shares of the split, and given up as soon as it is clear that a model which is no larger and no slower is more accurate,
+or that it misses the budget's limit on accuracy while other models keep the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modeltailor.search.front import Figures, violations
+from modeltailor.targets import Budget
+
+__all__ = ["Race"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """What a candidate has to beat.
+
+    Attributes:
+        rivals: everything measured so far.
+        budget: the user's limits.
+        minimize: whether a smaller metric is better.
+    """
+
+    rivals: tuple[Figures, ...]
+    budget: Budget
+    minimize: bool = False
+
+    def bar(self, *, size_bytes: int, speedup: float) -> float | None:
+        """Return the difference to the original that a candidate must reach; ``None`` if any would do.
+
+        Args:
+            size_bytes: of the candidate's file.
+            speedup: of the candidate.
+        """
+        sign = -1.0 if self.minimize else 1.0
+        bars = [
+            sign * r.accuracy.difference
+            for r in self.rivals
+            if r.size_bytes <= size_bytes and r.speedup.value >= speedup
+        ]
+        limit = self._limit(sign)
+        if limit is not None:
+            bars.append(limit)
+        return sign * max(bars) if bars else None
+
+    def _limit(self, sign: float) -> float | None:
+        """The budget's limit on accuracy as a difference, if some model keeps the whole budget already."""
+        if not any(not violations(r, self.budget, minimize=self.minimize) for r in self.rivals):
+            return None
+        limits = []
+        if self.budget.max_drop is not None:
+            limits.append(-self.budget.max_drop / 100.0)
+        if self.budget.min_accuracy is not None:
+            original = self.rivals[0].accuracy.value - self.rivals[0].accuracy.difference
+            limits.append(sign * (self.budget.min_accuracy - original))
+        return max(limits, default=None)

@@ -1,0 +1,225 @@
+"""Which recipe learns again next: few bits ruin a network as it is, and cost little once it has learned with them.
+
+Formats are searched without training, in seconds a trial; training one assignment takes minutes. So the search first
+finds out what structures and formats are worth as they are, and then lets the few recipes learn that would move the
+front most if training gave back what it usually gives back (quantization-aware training: Jacob et al. 2018; the share
+that comes back is learned from the recoveries of this run).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from modeltailor.canonical import canonical_json
+from modeltailor.compress import Format, Recipe, Training
+from modeltailor.compress.vocabulary import recipe_from_plain
+from modeltailor.search.hypervolume import cut_boxes
+from modeltailor.search.records import TrialRecord
+
+__all__ = ["Recovery", "propose_recovery"]
+
+_KEPT_LOSS = 0.3
+"""Share of a measured loss that usually stays after training."""
+
+_LOSS_AT_FOUR_BITS = 0.001
+_LOSS_PER_BIT = 6.0
+"""What usually stays after training by mean bits of a weight, and how it grows with each bit less (ResNet20, CIFAR-10)."""
+
+_PRIOR_LOSS = 0.006
+"""Expected loss of that much must have been seen before what this run learned counts half."""
+
+_LEAST_GAIN = 1e-3
+"""Of the box between the original and nothing: less is not worth minutes."""
+
+_NOISE = 0.002
+_WIDE_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """A recipe to train.
+
+    Attributes:
+        label: for people.
+        recipe: with its schedule.
+        gain: expected gain of hypervolume, as a share of the box up to the reference.
+    """
+
+    label: str
+    recipe: Recipe
+    gain: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Guess:
+    label: str
+    recipe: Recipe
+    own_loss: float
+    extra_loss: float
+    latency: float
+    size_bytes: float
+
+
+def propose_recovery(
+    records: Sequence[TrialRecord],
+    *,
+    options: Mapping[str, Sequence[str]],
+    training: Training,
+    reference: tuple[float, float, float],
+    minimize: bool = False,
+) -> Recovery | None:
+    """Return the recipe whose training should move the front most, or ``None`` if none is expected to.
+
+    Args:
+        records: everything measured so far.
+        options: format names that pay, by site.
+        training: the schedule of a recovery.
+        reference: loss, latency over the original's and bytes over the original's from which on a model is worth nothing.
+        minimize: whether a smaller metric is better.
+    """
+    measured = [r for r in records if r.is_measured and r.accuracy is not None and r.speedup is not None]
+    original = next((r for r in measured if r.role == "fp32"), None)
+    if original is None:
+        return None
+    tried = {r.key for r in records}
+    structures = _by_structure(measured)
+    factor = _learned_factor(structures, minimize)
+    guesses = [
+        guess
+        for same in structures.values()
+        if (own := _own(same, minimize)) is not None
+        for guess in (*_of_measured(same, own, training, minimize), *_of_fewer_bits(own, options, training, minimize))
+        if guess.recipe.key not in tried
+    ]
+    if not guesses:
+        return None
+    points = np.array([_point(r, original, minimize) for r in measured])
+    expected = np.array(
+        [[g.own_loss + factor * g.extra_loss, g.latency, g.size_bytes / original.size_bytes] for g in guesses]
+    )
+    gains = cut_boxes(points, reference).gains(expected) / float(np.prod(reference))
+    best = int(np.argmax(np.round(gains, 9)))
+    if gains[best] < _LEAST_GAIN:
+        return None
+    return Recovery(label=guesses[best].label, recipe=guesses[best].recipe, gain=float(gains[best]))
+
+
+def _point(record: TrialRecord, original: TrialRecord, minimize: bool) -> tuple[float, float, float]:
+    return _loss(record, minimize), _latency(record), record.size_bytes / original.size_bytes
+
+
+def _latency(record: TrialRecord) -> float:
+    assert record.speedup is not None
+    return 1.0 / record.speedup.value
+
+
+def _loss(record: TrialRecord, minimize: bool) -> float:
+    assert record.accuracy is not None
+    return record.accuracy.difference if minimize else -record.accuracy.difference
+
+
+def _unsure(record: TrialRecord) -> float:
+    """Half of the interval's half-width: a smaller loss than that is luck."""
+    assert record.accuracy is not None
+    return 0.25 * (record.accuracy.difference_high - record.accuracy.difference_low)
+
+
+def _by_structure(measured: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
+    found: dict[str, list[TrialRecord]] = {}
+    for record in measured:
+        found.setdefault(canonical_json(record.recipe["structure"]), []).append(record)
+    return found
+
+
+def _own(same: Sequence[TrialRecord], minimize: bool) -> TrialRecord | None:
+    """The record that shows what a structure loses by itself: its most accurate quantized one with weights as they are."""
+    plain = [r for r in same if r.recipe.get("recovery") is None and r.recipe["formats"] and r.scored_fully]
+    return min(plain, key=lambda r: (_loss(r, minimize), r.number), default=None)
+
+
+def _mean_bits(formats: Mapping[str, Format], record: TrialRecord) -> float:
+    """Bits of a mean weight over the record's sites, 8 at most: more costs nothing."""
+    elements = {s.site: s.weight_elements for s in record.sites}
+    total = max(1, sum(elements.values()))
+    bits = {site: min(8, formats[site].weight_bits) if site in formats else 8 for site in elements}
+    return sum(bits[site] * n for site, n in elements.items()) / total
+
+
+def _usual_loss(mean_bits: float) -> float:
+    return float(_LOSS_AT_FOUR_BITS * _LOSS_PER_BIT ** (4.0 - mean_bits))
+
+
+def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Training, minimize: bool) -> Iterator[_Guess]:
+    """Recipes that were measured as they are, and lost something by their formats."""
+    for record in same:
+        recipe = recipe_from_plain(record.recipe)
+        extra = _loss(record, minimize) - _loss(own, minimize)
+        if (
+            recipe.recovery is None
+            and extra >= max(_NOISE, _unsure(record))
+            and any(f.weight_bits < 8 for _, f in recipe.formats)
+        ):
+            yield _Guess(
+                label=f"trial {record.number} learned again",
+                recipe=replace(recipe, recovery=training),
+                own_loss=_loss(own, minimize),
+                extra_loss=min(_KEPT_LOSS * extra, _usual_loss(_mean_bits(recipe.format_of, record))),
+                latency=_latency(record),
+                size_bytes=float(record.size_bytes),
+            )
+
+
+def _of_fewer_bits(
+    own: TrialRecord, options: Mapping[str, Sequence[str]], training: Training, minimize: bool
+) -> Iterator[_Guess]:
+    """The structure's own formats with fewer bits, though nobody would use them untrained."""
+    recipe = recipe_from_plain(own.recipe)
+    sites = [s for s in own.sites if s.site in recipe.format_of]
+    inner = sites[1:-1]  # the first and the last layer are small, and hurt most
+    wide: set[str] = set()
+    reach = _WIDE_SHARE * sum(s.weight_elements for s in inner)
+    for site in sorted(inner, key=lambda s: (-s.weight_elements, s.site)):
+        if sum(s.weight_elements for s in inner if s.site in wide) < reach:
+            wide.add(site.site)
+    for label, bits in (("4 bits", (4, 4)), ("3 bits", (3, 3)), ("2 and 3 bits", (3, 2)), ("2 bits", (2, 2))):
+        chosen = dict(recipe.formats)
+        size = float(own.size_bytes)
+        for site in inner:
+            lower = _with_bits(chosen[site.site], bits[site.site in wide], options.get(site.site, ()))
+            if lower is not None:
+                size -= site.weight_elements * max(0, site.storage_bits - lower.weight_bits) / 8.0
+                chosen[site.site] = lower
+        if size < own.size_bytes:
+            yield _Guess(
+                label=f"{own.label or 'structure'} in {label} learned again",
+                recipe=replace(recipe, formats=tuple(chosen.items()), recovery=training),
+                own_loss=_loss(own, minimize),
+                extra_loss=_usual_loss(_mean_bits(chosen, own)),
+                latency=_latency(own),
+                size_bytes=size,
+            )
+
+
+def _with_bits(form: Format, bits: int, names: Sequence[str]) -> Format | None:
+    """The format of the same kernel with fewer stored bits, if the site offers it."""
+    for name in names:
+        other = Format.parse(name)
+        if (other.scheme, other.activation_bits, other.weight_bits) == (form.scheme, form.activation_bits, bits):
+            return other
+    return None
+
+
+def _learned_factor(structures: Mapping[str, Sequence[TrialRecord]], minimize: bool) -> float:
+    """By how much more (or less) than usual recoveries of this run lost."""
+    seen, usual = _PRIOR_LOSS, _PRIOR_LOSS
+    for same in structures.values():
+        own = _own(same, minimize)
+        for record in same:
+            recipe = recipe_from_plain(record.recipe)
+            if recipe.recovery is not None and own is not None:
+                seen += max(0.0, _loss(record, minimize) - _loss(own, minimize))
+                usual += _usual_loss(_mean_bits(recipe.format_of, record))
+    return seen / usual

@@ -1,0 +1,202 @@
+"""One study, several devices: a front each, models good on all, and nothing lost when one of them goes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import modeltailor
+from modeltailor.errors import CandidateError, ConfigError, DeviceError
+from modeltailor.search.devices import (
+    budget_on,
+    device_names,
+    elsewhere_excess,
+    elsewhere_ratio,
+    good_on_all,
+    history_on,
+    pool_of,
+)
+from modeltailor.search.front import pareto_front, recommend
+from modeltailor.search.records import IntervalRecord, PlaceRecord, TrialRecord
+from modeltailor.targets import Budget, FakeDevice
+
+
+def by_size() -> FakeDevice:
+    """Small files are fast."""
+    return FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, name="desktop-cpu")
+
+
+def by_unpacking() -> FakeDevice:
+    """Another kind of device, to which small files are slow."""
+    return FakeDevice(latency=lambda path: unpacked_ms(path.stat().st_size), name="pixel-8", seed=1)
+
+
+def unpacked_ms(size_bytes: int) -> float:
+    return 1.0 + 20_000 / size_bytes
+
+
+class Flaky(FakeDevice):
+    """Goes away at its ``gone_at``-th call, for good."""
+
+    gone_at = 6
+
+    def time(self, artifacts, inputs, plan):
+        if len(self.calls) + 1 >= self.gone_at:
+            raise DeviceError("DEV-06", self.name, "the agent is gone", "check it")
+        return super().time(artifacts, inputs, plan)
+
+
+def job_at(folder: Path, *assignments: str) -> modeltailor.Job:
+    text = (folder / "job.yaml").read_text()
+    assert "targets" not in text
+    job = modeltailor.load_job(folder / "job.yaml", ("search.axes=[formats]", "search.trials=7", *assignments))
+    data = job.model_dump(mode="json", exclude={"target"})
+    return modeltailor.job.parse_job(
+        {**data, "targets": ["desktop-cpu", {"name": "pixel-8", "budget": {"memory": "64 MB"}}]}
+    )
+
+
+@pytest.fixture(scope="module")
+def run(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> modeltailor.Run:
+    out = tmp_path_factory.mktemp("runs") / "two"
+    return modeltailor.tailor(
+        job_at(trained_digits), out=out, root=trained_digits, cache=out.parent / "cache",
+        device=by_size(), others=(by_unpacking(),),
+    )  # fmt: skip
+
+
+def test_every_trial_has_figures_of_each_device(run: modeltailor.Run) -> None:
+    assert device_names(run.history) == ("desktop-cpu", "pixel-8")
+    measured = [t for t in run.history.trials if t.is_measured]
+    assert len(measured) >= 6
+    for trial in measured:
+        place = trial.elsewhere["pixel-8"]
+        assert place.latency_ms is not None
+        assert place.latency_ms.value == pytest.approx(unpacked_ms(trial.size_bytes), rel=0.02)
+        assert place.peak_memory_bytes == 1_000_000  # this device has a limit of memory
+        assert trial.peak_memory_bytes is None
+    assert all(f.elsewhere["pixel-8"].verdict in ("certified", "compared") for f in run.history.finals)
+
+
+def test_each_device_has_its_own_front_and_best(run: modeltailor.Run) -> None:
+    views = {name: history_on(run.history, name) for name in device_names(run.history)}
+    assert budget_on(views["pixel-8"]).memory_bytes == 64_000_000
+    assert budget_on(views["desktop-cpu"]).memory_bytes is None
+    fronts, best = {}, {}
+    for name, view in views.items():
+        pool = pool_of(view).values()
+        fronts[name] = {f.key for f in pareto_front(pool)}
+        best[name] = recommend(pool, budget_on(view))
+    assert fronts["desktop-cpu"] != fronts["pixel-8"]
+    sha256 = {t.key: t.sha256 for t in run.history.trials}
+    for name, file in (("desktop-cpu", "best.onnx"), ("pixel-8", "best-pixel-8.onnx")):
+        chosen = best[name]
+        assert chosen is not None
+        assert modeltailor.durable.sha256_file(run.folder / file) == sha256[chosen.key]
+    assert len(list((run.folder / "front-pixel-8").glob("*.onnx"))) == len(fronts["pixel-8"])
+    common = good_on_all(views)
+    assert common
+    assert modeltailor.durable.sha256_file(run.folder / "best-on-all.onnx") == sha256[common[0].key]
+    assert common[0].worst == min(c.worst for c in common)
+
+
+def test_the_summary_says_who_wins_where(run: modeltailor.Run) -> None:
+    summary = json.loads((run.folder / "summary.json").read_text())
+    devices = {d["name"]: d for d in summary["devices"]}
+    assert set(devices) == {"desktop-cpu", "pixel-8"}
+    for device in devices.values():
+        assert device["front"]
+        assert device["best"] in device["front"]
+    assert summary["on_all"]["agreement"] in ("same", "tied", "compromise")
+    text = (run.folder / "report.md").read_text()
+    assert "pixel-8" in text
+    assert summary["on_all"]["sentence"] in text
+    assert summary["on_all"]["sentence"].split(":")[0] in (run.folder / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_device_that_goes_away_costs_nothing_that_was_found(trained_digits: Path, tmp_path: Path) -> None:
+    job = job_at(trained_digits, "search.trials=6")
+    kept = {"out": tmp_path / "run", "root": trained_digits, "cache": tmp_path / "cache"}
+    with pytest.raises(DeviceError, match="gone"):
+        modeltailor.tailor(
+            job, **kept, device=by_size(), others=(Flaky(latency=by_unpacking().latency, name="pixel-8"),)
+        )
+    before = modeltailor.search.run_folder.RunFolder(tmp_path / "run").read().trials
+    assert before
+    done = modeltailor.tailor(job, **kept, device=by_size(), others=(by_unpacking(),), resume=True)
+    after = {t.key: t for t in done.history.trials}
+    assert all(after[t.key] == t for t in before)
+    assert len(done.history.trials) == 6
+
+
+def interval(value: float) -> IntervalRecord:
+    return IntervalRecord(value=value, low=value * 0.99, high=value * 1.01, evidence="measured-here")
+
+
+def trial(**places: float | str) -> TrialRecord:
+    return TrialRecord(
+        number=0, key="k", role="search", recipe={}, latency_ms=interval(1.0), speedup=interval(2.0),
+        elsewhere={
+            name: PlaceRecord(outcome=v) if isinstance(v, str) else PlaceRecord(latency_ms=interval(8.0 / v), speedup=interval(v))
+            for name, v in places.items()
+        },
+    )  # fmt: skip
+
+
+def test_time_elsewhere_is_a_geometric_mean_and_no_number_where_one_failed() -> None:
+    assert elsewhere_ratio(trial(b=2.0)) == pytest.approx(0.5)
+    assert elsewhere_ratio(trial(b=2.0, c=8.0)) == pytest.approx(0.25)
+    assert elsewhere_ratio(trial(b=2.0, c="OOM")) is None
+    assert elsewhere_ratio(trial()) is None
+
+
+def test_the_tightest_limit_elsewhere_counts() -> None:
+    budgets = {"b": Budget(latency_ms=4.0), "c": Budget(latency_ms=0.5)}
+    assert elsewhere_excess(trial(b=2.0, c=8.0), budgets) == pytest.approx(1.02)  # 1.01 ms of 0.5 ms
+    assert elsewhere_excess(trial(b=4.0), {"b": Budget(latency_ms=4.0)}) == pytest.approx(-0.495)
+    assert elsewhere_excess(trial(b=2.0), {"b": Budget(size_bytes=1)}) is None
+    assert elsewhere_excess(trial(b=2.0), {"b": Budget(memory_bytes=1)}) == 1.0  # asked for and not measured
+
+
+def test_a_model_that_fails_on_one_device_is_only_missing_there(run: modeltailor.Run) -> None:
+    history = run.history
+    best = run.summary.best
+    failed = tuple(
+        t.model_copy(update={"elsewhere": {"pixel-8": PlaceRecord(outcome="OOM", error="too large")}})
+        if t.key == best
+        else t
+        for t in history.trials
+    )
+    finals = tuple(f.model_copy(update={"elsewhere": {}}) if f.key == best else f for f in history.finals)
+    changed = replace(history, trials=failed, finals=finals)
+    there = history_on(changed, "pixel-8")
+    assert next(t.outcome for t in there.trials if t.key == best) == "OOM"
+    assert best in pool_of(history_on(changed, "desktop-cpu"))
+    assert best not in pool_of(there)
+    views = {n: history_on(changed, n) for n in device_names(changed)}
+    assert best not in {c.key for c in good_on_all(views)}
+
+
+def test_candidate_that_crashes_there_keeps_its_figures_here(tmp_path: Path) -> None:
+    from modeltailor.search.elsewhere import Elsewhere, FurtherDevice
+
+    crash = FakeDevice({"a.onnx": 1.0}, failures={"b.onnx": CandidateError("CRASH:SEGV", "b.onnx", "killed")})
+    at = Elsewhere((FurtherDevice(name="x", device=crash, profile={}, budget=Budget()),))
+    found = at.screen(Path("a.onnx"), Path("b.onnx"), {}, digest="")
+    assert found["x"].outcome == "CRASH:SEGV"
+    assert not found["x"].is_measured
+    places = at.certify(Path("a.onnx"), {"one": Path("a.onnx"), "two": Path("b.onnx")}, {}, seconds=1.0)
+    assert set(places["one"]) == {"x"}
+    assert places["two"] == {}
+
+
+def test_devices_called_alike_are_refused(trained_digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("name: desktop-cpu\ntitle: t\nkind: phone\nruntime: r\n")
+    data = job_at(trained_digits).model_dump(mode="json", exclude={"target"})
+    data["targets"] = ["desktop-cpu", str(tmp_path / "other.yaml")]
+    with pytest.raises(ConfigError, match="called alike"):
+        modeltailor.tailor(data, out=tmp_path / "run", root=trained_digits)
