@@ -1,8 +1,9 @@
 """Two runs side by side: what differs in how they were made, and which differences of their models are real.
 
-Models that both runs hold (the same recipe) are compared one by one by their speedup over fp32, each measured inside
-its own run, so that two machines or two days can be told apart from two models. Many comparisons at once find
-differences by chance; p values are therefore adjusted (Holm 1979), and a difference is called real below 5 %.
+Models that both runs hold (the same recipe, or the uniform setting of the same name) are compared one by one by their
+speedup over fp32, each measured inside its own run, so that two machines or two days can be told apart from two models.
+Many comparisons at once find differences by chance; p values are therefore adjusted (Holm 1979), and a difference is
+called real below 5 %.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ class DifferingFact(_Value):
 
 
 class SharedModel(_Value):
-    """One recipe that both runs hold.
+    """One recipe that both runs hold, or one uniform setting under the same name.
 
     Attributes:
+        same_recipe: whether every decision is the same; uniform settings of two versions may differ in details.
         ratio: speedup in B over that in A; above 1 it is relatively faster in B.
         p_value: of "the same speedup", adjusted for the number of shared models.
         speed_differs: whether that is below 5 %.
@@ -59,6 +61,7 @@ class SharedModel(_Value):
     size_b: int
     accuracy_points: FiniteFloat
     accuracy_differs: bool
+    same_recipe: bool = True
 
 
 class BestCompared(_Value):
@@ -167,7 +170,13 @@ def _warnings(a: RunSummary, b: RunSummary) -> tuple[str, ...]:
 
 def _shared(a: RunSummary, b: RunSummary, same_data: bool) -> tuple[SharedModel, ...]:
     others = {m.key: m for m in b.models}
-    pairs = [(m, others[m.key]) for m in a.models if m.key in others and m.role != "fp32"]
+    uniform = {m.name: m for m in b.models if m.role == "baseline" and all(m.key != x.key for x in a.models)}
+    compressed = [m for m in a.models if m.role != "fp32"]
+    pairs = [
+        (m, like)
+        for m in compressed
+        if (like := others.get(m.key) or (uniform.get(m.name) if m.role == "baseline" else None)) is not None
+    ]
     speeds = [_speed(x, y) for x, y in pairs]
     adjusted = _holm([p for _, p in speeds])
     found = []
@@ -177,7 +186,7 @@ def _shared(a: RunSummary, b: RunSummary, same_data: bool) -> tuple[SharedModel,
             SharedModel(
                 key=x.key, name=x.name, speedup_a=_ratio_of(x), speedup_b=_ratio_of(y), ratio=value, p_value=p,
                 speed_differs=p < _REAL, same_file=bool(x.sha256) and x.sha256 == y.sha256, size_a=x.size_bytes,
-                size_b=y.size_bytes, accuracy_points=gained, accuracy_differs=differs,
+                size_b=y.size_bytes, accuracy_points=gained, accuracy_differs=differs, same_recipe=x.key == y.key,
             )
         )  # fmt: skip
     return tuple(found)

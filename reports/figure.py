@@ -6,10 +6,11 @@ import math
 from xml.sax.saxutils import escape
 
 from modeltailor.errors import shown
+from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
-from modeltailor.reports.wording import amount, bytes_text, fixed, ratio
+from modeltailor.reports.wording import amount, axis_text, bytes_text, fixed, ratio
 
-__all__ = ["render_svg", "ticks"]
+__all__ = ["Scale", "marker", "render_svg", "ticks"]
 
 _WIDTH, _HEIGHT = 760, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 54, 52
@@ -28,43 +29,52 @@ def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     return tuple((first + i) * step for i in range(int((high - first * step) / step + 1e-9) + 1))
 
 
-class _Scale:
+class Scale:
+    """Maps values onto a stretch of the picture, with some room at both ends; what lies outside sticks to the edge."""
+
     def __init__(self, values: list[float], start: float, end: float) -> None:
         low, high = min(values), max(values)
         pad = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
         self.low, self.high, self.start, self.end = low - pad, high + pad, start, end
 
     def __call__(self, value: float) -> float:
+        """Return the place of a value."""
         share = (value - self.low) / (self.high - self.low)
         return self.start + min(1.0, max(0.0, share)) * (self.end - self.start)
 
 
-def _marker(axis: str, x: float, y: float, size: float, style: str) -> str:
+def marker(axis: str, x: float, y: float, size: float, style: str) -> str:
+    """A mark as SVG: squares for channels, triangles for students, a diamond for the original, circles for formats."""
     match axis:
         case "sparsity":
             shape = f"M{x - size:.1f},{y - size:.1f}h{2 * size:.1f}v{2 * size:.1f}h{-2 * size:.1f}Z"
         case "student":
             shape = f"M{x:.1f},{y - 1.2 * size:.1f}L{x + 1.15 * size:.1f},{y + size:.1f}H{x - 1.15 * size:.1f}Z"
+        case "none":
+            r = 1.25 * size
+            shape = f"M{x:.1f},{y - r:.1f}L{x + r:.1f},{y:.1f}L{x:.1f},{y + r:.1f}L{x - r:.1f},{y:.1f}Z"
         case _:
             return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}" {style}/>'
     return f'<path d="{shape}" {style}/>'
 
 
-def _frame(x: _Scale, y: _Scale, metric: str) -> list[str]:
+def _frame(x: Scale, y: Scale, metric: str) -> list[str]:
     parts = []
     for t in ticks(x.low, x.high, 7):
         parts.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#e6e6e6"/>')
-        parts.append(f'<text x="{x(t):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{amount(t)}</text>')
+        parts.append(
+            f'<text x="{x(t):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{axis_text(amount(t))}</text>'
+        )
     for t in ticks(y.low, y.high, 6):
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="#e6e6e6"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{fixed(t, 2)}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{axis_text(fixed(t, 2))}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">latency, ms (95 % intervals)</text>')
     parts.append(f'<text x="{_LEFT - 48}" y="{_TOP - 14}">{escape(metric)}, search split</text>')
     return parts
 
 
-def _whiskers(m: ModelSummary, x: _Scale, y: _Scale, base: float, unit: float) -> str:
+def _whiskers(m: ModelSummary, x: Scale, y: Scale, base: float, unit: float) -> str:
     a, lat = m.accuracy.search, m.latency_ms
     cx, cy = x(lat.value), y(unit * a.value)
     low, high = y(unit * (base + a.difference_low)), y(unit * (base + a.difference_high))
@@ -72,6 +82,33 @@ def _whiskers(m: ModelSummary, x: _Scale, y: _Scale, base: float, unit: float) -
         f'<path d="M{x(lat.low):.1f},{cy:.1f}H{x(lat.high):.1f}M{cx:.1f},{low:.1f}V{high:.1f}" '
         f'stroke="#999999" stroke-width="1" fill="none"/>'
     )
+
+
+def _names(summary: RunSummary, x: Scale, y: Scale, unit: float) -> list[str]:
+    """Name the chosen model, the original and the uniform settings, where there is room."""
+    places = [(x(m.latency_ms.value), y(unit * m.accuracy.search.value)) for m in summary.models]
+    named = [i for i, m in enumerate(summary.models) if m.role in ("fp32", "baseline") or m.key == summary.verdict.key]
+    named.sort(key=lambda i: summary.models[i].key != summary.verdict.key)
+    texts = []
+    for i in named:
+        m = summary.models[i]
+        more = f", {ratio(m.speedup.value)}, {bytes_text(m.size_bytes)}" if m.key == summary.verdict.key else ""
+        texts.append(shown(m.name, 34) + more)
+    wanted = [(*places[i], 6.6 * len(text)) for i, text in zip(named, texts, strict=True)]
+    frame = Box(left=_LEFT - 4, top=_TOP - 10, right=_WIDTH - 4, bottom=_HEIGHT - _BOTTOM)
+    parts = []
+    for i, text, label in zip(named, texts, place_labels(wanted, places, frame), strict=True):
+        if label is not None:
+            weight = ' font-weight="700" fill="#111111"' if summary.models[i].key == summary.verdict.key else ""
+            if label.far:
+                end = label.x + (-3 if label.anchor == "start" else 3)
+                parts.append(
+                    f'<path d="M{places[i][0]:.1f},{places[i][1]:.1f}L{end:.1f},{label.y - 4:.1f}" '
+                    f'stroke="#777777" fill="none"/>'
+                )
+            anchor = "" if label.anchor == "start" else f' text-anchor="{label.anchor}"'
+            parts.append(f'<text x="{label.x:.1f}" y="{label.y:.1f}"{anchor}{weight}>{escape(text)}</text>')
+    return parts
 
 
 def render_svg(summary: RunSummary) -> str:
@@ -95,13 +132,13 @@ def render_svg(summary: RunSummary) -> str:
     reach = max(0.05, 0.04 * (summary.budget.get("max_drop") or 0.0)) * (1.0 if in_percent else abs(base) or 1.0)
     focus = [v for m in summary.models if abs((v := m.accuracy.search.value) - base) <= reach]
     focus = focus if len(focus) > 1 else [m.accuracy.search.value for m in summary.models]
-    x = _Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)
-    y = _Scale([unit * v for v in focus], _HEIGHT - _BOTTOM, _TOP)
+    x = Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)
+    y = Scale([unit * v for v in focus], _HEIGHT - _BOTTOM, _TOP)
     parts = [head, *_frame(x, y, name)]
     for t in measured:
         if t.latency_ms and t.accuracy and not t.on_front:
             style = f'fill="{_COLOURS[t.axis]}" fill-opacity="0.22"'
-            parts.append(_marker(t.axis, x(t.latency_ms.value), y(unit * t.accuracy.value), 3, style))
+            parts.append(marker(t.axis, x(t.latency_ms.value), y(unit * t.accuracy.value), 3, style))
     parts += [_whiskers(m, x, y, base, unit) for m in front]
     for m in summary.models:
         chosen = m.key == summary.verdict.key
@@ -109,18 +146,15 @@ def render_svg(summary: RunSummary) -> str:
         edge, width = ("#111111", 2) if chosen else (_COLOURS[m.axis], 1.5)
         style = f'fill="{filled}" stroke="{edge}" stroke-width="{width}"'
         cx, cy = x(m.latency_ms.value), y(unit * m.accuracy.search.value)
-        parts.append(_marker(m.axis, cx, cy, 6.5 if chosen else 5, style))
-        if m.role in ("fp32", "baseline") or chosen:
-            label = escape(shown(m.name, 34)) + (
-                f", {ratio(m.speedup.value)}, {bytes_text(m.size_bytes)}" if chosen else ""
-            )
-            right = cx > 0.7 * _WIDTH
-            weight = ' font-weight="700" fill="#111111"' if chosen else ""
-            anchor = ' text-anchor="end"' if right else ""
-            parts.append(f'<text x="{cx + (-10 if right else 10):.1f}" y="{cy - 8:.1f}"{anchor}{weight}>{label}</text>')
+        parts.append(marker(m.axis, cx, cy, 6.5 if chosen else 5, style))
+    parts += _names(summary, x, y, unit)
     legend = _LEFT + 150
-    for axis, text in (("formats", "formats"), ("sparsity", "channels"), ("student", "student or depth")):
-        parts.append(_marker(axis, legend, _TOP - 18, 5, f'fill="{_COLOURS[axis]}"'))
+    present = {t.axis for t in measured}
+    for axis, text in (("none", "the original"), ("formats", "formats"), ("sparsity", "channels, zeros, ranks"),
+                       ("student", "student or depth")):  # fmt: skip
+        if axis not in present:
+            continue
+        parts.append(marker(axis, legend, _TOP - 18, 5, f'fill="{_COLOURS[axis]}"'))
         parts.append(f'<text x="{legend + 10}" y="{_TOP - 14}">{text}</text>')
         legend += 30 + 7 * len(text)
     return "\n".join((*parts, "</svg>", ""))

@@ -8,34 +8,35 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from functools import cache
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import TypeAlias
 
 import yaml
 
 from modeltailor.errors import shown
-from modeltailor.reports.naming import kernel_family
+from modeltailor.reports.absent import absent_html
+from modeltailor.reports.choice import choosable
+from modeltailor.reports.devices import devices_html
+from modeltailor.reports.naming import format_text
+from modeltailor.reports.packing import Json, LayerTables, packed, short
 from modeltailor.reports.snippets import runtime_of, snippets_for
-from modeltailor.reports.summarize import choosable
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
 from modeltailor.reports.verdict import limit_sentence
 from modeltailor.reports.wording import stage_text
-from modeltailor.search.records import AccuracyRecord, SiteRecord
+from modeltailor.search.records import AccuracyRecord, AuditRecord
 
 __all__ = ["page_data", "render_html"]
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-
-_SCRIPTS = ("rule.js", "draw.js", "chart.js", "layers.js", "report.js")
+_SCRIPTS = ("rule.js", "inflate.js", "draw.js", "chart.js", "layers.js", "report.js")
 _LONGEST_NAME = 120
 _PROFILE_FACTS = ("name", "title", "kind", "processor", "provider", "threads", "memory_bytes", "flash_bytes", "notes")
 _UNIT = re.compile(r"(\d) (?=%|[KMG]?B\b|ms\b|s\b|min\b|points\b)")
 _LONGEST_JOB = 20_000
+_MOST_MISSING = 40
+_MOST_FORMATS = 12
 
 
 @cache
@@ -43,52 +44,31 @@ def _template(name: str) -> str:
     return files("modeltailor.reports.templates").joinpath(name).read_text(encoding="utf-8")
 
 
-def _short(value: float) -> float:
-    """Six significant digits: enough for every figure shown, and a third of the bytes."""
-    return float(f"{value:.6g}")
-
-
 def _accuracy(a: AccuracyRecord | None) -> Json:
     if a is None:
         return None
     figures: list[Json] = [a.value, a.low, a.high, a.difference, a.difference_low, a.difference_high]
-    return [*(_short(v) for v in figures if isinstance(v, (int, float))), a.n_samples]
+    return [*(short(v) for v in figures if isinstance(v, (int, float))), a.n_samples]
 
 
-class _Layers:
-    """Layers of all models, each distinct thing written once."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, int] = {}
-        self.layouts: dict[tuple[tuple[int, str, int, int], ...], int] = {}
-        self.palette: dict[tuple[str, int, str, str], int] = {}
-
-    def pack(self, sites: tuple[SiteRecord, ...]) -> dict[str, Json]:
-        layout = tuple(
-            (self.names.setdefault(shown(s.site, _LONGEST_NAME), len(self.names)), s.kind, s.weight_elements, s.macs)
-            for s in sites
-        )
-        cells: list[Json] = []
-        for s in sites:
-            kernel = shown(s.executed_kernel, 60)
-            entry = (shown(s.format, 40), s.storage_bits, kernel, kernel_family(s.executed_kernel))
-            cells.append(self.palette.setdefault(entry, len(self.palette)))
-        return {
-            "layout": self.layouts.setdefault(layout, len(self.layouts)),
-            "cells": cells,
-            "bytes": [s.stored_bytes for s in sites],
-            "notes": {str(i): shown(s.note, 200) for i, s in enumerate(sites) if s.note},
-        }
-
-    def tables(self) -> dict[str, Json]:
-        return {
-            "names": list(self.names),
-            "layouts": [[list(row) for row in layout] for layout in self.layouts],
-            "palette": [list(entry) for entry in self.palette],
-        }
+def _profile(a: AuditRecord | None, between: float | None) -> Json:
+    if a is None:
+        return None
+    return {
+        "sentence": shown(a.sentence, 500),
+        "evidence": a.evidence,
+        "compute": [[shown(p, 20), short(s)] for p, s in a.compute_share],
+        "conversions": a.conversions,
+        "conversion": short(a.conversion_share),
+        "layout": short(a.layout_share),
+        "between": None if between is None else short(between),
+        "falls": [[shown(f.node, 60), shown(f.asked, 30), shown(f.executed, 60), shown(f.reason, 200), short(f.share)]
+                  for f in a.fall_backs],
+        "nFalls": a.n_fall_backs,
+    }  # fmt: skip
 
 
-def _model(m: ModelSummary, summary: RunSummary, layers: _Layers, eligible: bool) -> dict[str, Json]:
+def _model(m: ModelSummary, summary: RunSummary, layers: LayerTables, eligible: bool) -> dict[str, Json]:
     order = {k: i for i, k in enumerate(x.key for x in summary.models)}
     over = m.over_uniform
     return {
@@ -122,25 +102,31 @@ def _model(m: ModelSummary, summary: RunSummary, layers: _Layers, eligible: bool
             "size": over.size_ratio,
             "points": over.accuracy_points,
             "split": over.split,
+            "told": over.speed_differs,
+            "toldAccuracy": over.accuracy_differs,
         }
         if over
         else None,
         "ties": [order[k] for k in m.ties],
         "audit": m.audit,
+        "profile": _profile(m.profile, m.between_layers),
+        "loading": m.loading,
+        "missing": [shown(name, _LONGEST_NAME) for name in m.recipe.missing[:_MOST_MISSING]],
+        "nMissing": len(m.recipe.missing),
         "text": shown(m.recipe.text, 600),
         **layers.pack(m.recipe.sites),
     }
 
 
 def _trial(t: TrialPoint) -> list[Json]:
-    latency: list[Json] = [_short(v) for v in (t.latency_ms.value, t.latency_ms.low, t.latency_ms.high)] if (
+    latency: list[Json] = [short(v) for v in (t.latency_ms.value, t.latency_ms.low, t.latency_ms.high)] if (
         t.latency_ms) else []  # fmt: skip
     return [
         t.number, t.key, shown(t.name, _LONGEST_NAME), t.role, t.axis, shown(t.outcome, 40), shown(t.stage, 40),
         shown(t.error, 240),
         _accuracy(t.accuracy), latency,
-        [_short(v) for v in (t.speedup.value, t.speedup.low, t.speedup.high)] if t.speedup else [],
-        t.size_bytes, t.peak_memory_bytes, _short(t.finished_at_s),
+        [short(v) for v in (t.speedup.value, t.speedup.low, t.speedup.high)] if t.speedup else [],
+        t.size_bytes, t.peak_memory_bytes, short(t.finished_at_s), int(t.scored_fully), " ".join(t.reused),
     ]  # fmt: skip
 
 
@@ -157,9 +143,16 @@ def _text_map(values: dict[str, object]) -> dict[str, Json]:
     return out
 
 
+def _glossary(summary: RunSummary) -> list[Json]:
+    """What the formats in the names of the models mean, in the order in which they are met."""
+    used = dict.fromkeys(s.format for m in summary.models if m.role not in ("fp32", "baseline") for s in m.recipe.sites)
+    names = sorted(used, key=lambda name: name.startswith("fp"))
+    return [[shown(name, 40), format_text(name)] for name in names[:_MOST_FORMATS]]
+
+
 def page_data(summary: RunSummary) -> dict[str, Json]:
     """Everything that the page shows, packed; no figure is made here."""
-    layers = _Layers()
+    layers = LayerTables()
     eligible = {m.key for m in choosable(summary.models)}
     models: list[Json] = [_model(m, summary, layers, m.key in eligible) for m in summary.models]
     search = summary.search
@@ -181,11 +174,14 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
         "bestUniform": summary.best_uniform,
         "models": models,
         "layers": layers.tables(),
+        "glossary": _glossary(summary),
         "trials": [_trial(t) for t in summary.trials],
         "search": {
             "trials": search.n_trials,
             "measured": search.n_measured,
             "failed": search.n_failed,
+            "partly": search.n_scored_partly,
+            "reused": search.n_reused,
             "failures": [
                 {"outcome": shown(f.outcome, 40), "stage": shown(f.stage, 40), "count": f.count,
                  "example": shown(f.example, 300), "trials": list(f.trials[:12])}
@@ -193,7 +189,7 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
             ],
             "stopped": shown(search.stopped, 300),
             "seconds": search.seconds,
-            "hypervolume": [[_short(s), _short(v)] for s, v in search.hypervolume],
+            "hypervolume": [[short(s), short(v)] for s, v in search.hypervolume],
             "split": [[shown(stage_text(k), 60), v] for k, v in search.time_split],
             "importance": [[shown(o.option, 80), o.accuracy, o.latency, o.n_values] for o in search.importance],
         },
@@ -217,11 +213,6 @@ def _unbroken(text: str) -> str:
     return _UNIT.sub("\\1\u00a0", text)
 
 
-def _embedded(data: dict[str, Json]) -> str:
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _policy_hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
@@ -230,15 +221,20 @@ def render_html(summary: RunSummary) -> str:
     """Write the report as one HTML file."""
     style = _template("report.css")
     script = "\n".join(_template(name) for name in _SCRIPTS)
-    subtitle = f"{shown(summary.title, 80)} for {shown(summary.target, 60)} · {shown(summary.started_at[:10])}"
+    others = len(summary.devices) - 1
+    more = f" (first of {others + 1} devices)" if others > 0 else ""
+    subtitle = f"{shown(summary.title, 80)} for {shown(summary.target, 60)}{more} · {shown(summary.started_at[:10])}"
     return Template(_template("report.html")).substitute(
         title=escape(f"{shown(summary.title, 80)} – modeltailor"),
         subtitle=escape(subtitle),
         headline=escape(_unbroken(shown(summary.verdict.headline, 600))),
-        sentences="".join(f"<p>{escape(_unbroken(shown(s, 800)))}</p>" for s in summary.verdict.sentences),
+        lead="".join(f'<p class="lead">{escape(_unbroken(shown(s, 800)))}</p>' for s in summary.verdict.sentences[:1]),
+        sentences="".join(f"<p>{escape(_unbroken(shown(s, 800)))}</p>" for s in summary.verdict.sentences[1:]),
+        devices_link='<a href="#devices">Devices</a>' if others > 0 else "",
+        devices=_unbroken(devices_html(summary) + absent_html(summary)),
         style=style,
         style_hash=_policy_hash(style),
         script=script,
         script_hash=_policy_hash(script),
-        data=_embedded(page_data(summary)),
+        data=packed(page_data(summary)),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from modeltailor.errors import shown
+from modeltailor.reports.absent import absent_markdown
+from modeltailor.reports.devices import devices_markdown
 from modeltailor.reports.summary import ModelSummary, RunSummary
 from modeltailor.reports.verdict import limit_sentence
 from modeltailor.reports.wording import bytes_text, change, metric_text, ms_text, percent, ratio, seconds_text
@@ -100,8 +102,12 @@ def render_markdown(summary: RunSummary) -> str:
         lines += ["## The original and the uniform settings", "", *_table(uniforms, summary)]
     if chosen:
         lines += ["## The chosen model", "", escaped(chosen.recipe.text, 600), "", escaped(chosen.audit, 400), ""]
-        if chosen.file:
-            lines += [f"`{chosen.file}` · {bytes_text(chosen.size_bytes)} · SHA-256 `{chosen.sha256}`", ""]
+        lines += [escaped(chosen.profile.sentence, 500), ""] if chosen.profile else []
+        lines += [escaped(chosen.loading, 300), ""] if chosen.loading else []
+        file = summary.file if chosen.key == summary.best else chosen.file
+        if file:
+            lines += [f"`{file}` · {bytes_text(chosen.size_bytes)} · SHA-256 `{chosen.sha256}`", ""]
+    lines += [*devices_markdown(summary), *absent_markdown(summary)]
     lines += ["## Why believe it", "", *_trust(summary)]
     return "\n".join(lines)
 

@@ -56,6 +56,8 @@ def render_model_card(summary: RunSummary) -> str:
         "",
         escaped(best.audit, 400),
         "",
+        *((escaped(best.profile.sentence, 500), "") if best.profile else ()),
+        *((escaped(best.loading, 300), "") if best.loading else ()),
         "## Limits it was chosen under",
         "",
         *([f"- {escaped(limit_sentence(c, summary.metric), 300)}" for c in best.limits] or ["- none"]),

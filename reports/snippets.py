@@ -50,7 +50,7 @@ for output, value in zip(session.get_outputs(), session.run(None, inputs)):
 _CPP = """\
 // g++ -std=c++17 run.cpp -I$$ORT/include -L$$ORT/lib -lonnxruntime -o run
 #include <onnxruntime_cxx_api.h>
-#include <algorithm>
+#include <cstring>
 #include <iostream>
 #include <string>
 #include <vector>
@@ -69,14 +69,9 @@ int main() {
     auto type = session.GetInputTypeInfo(i);
     auto info = type.GetTensorTypeAndShapeInfo();
     std::vector<int64_t> shape = info.GetShape();
-    size_t count = 1;
-    for (auto& d : shape) { if (d < 1) d = 1; count *= static_cast<size_t>(d); }
-    if (info.GetElementType() != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT) {
-      std::cerr << names[i] << ": this program fills float inputs only\\n";
-      return 1;
-    }
-    auto value = Ort::Value::CreateTensor<float>(allocator, shape.data(), shape.size());
-    std::fill_n(value.GetTensorMutableData<float>(), count, 0.0f);  // put your own data here
+    for (auto& d : shape) if (d < 1) d = 1;
+    auto value = Ort::Value::CreateTensor(allocator, shape.data(), shape.size(), info.GetElementType());
+    std::memset(value.GetTensorMutableRawData(), 0, value.GetTensorSizeInBytes());  // put your own data here
     inputs.push_back(std::move(value));
   }
   std::vector<std::string> outputs;
@@ -94,7 +89,7 @@ int main() {
 _JAVA = """\
 // Android: implementation("com.microsoft.onnxruntime:onnxruntime-android:1.22.0"); on a computer: ...:onnxruntime
 import ai.onnxruntime.*;
-import java.nio.FloatBuffer;
+import java.nio.*;
 import java.util.*;
 
 public class Run {
@@ -105,10 +100,12 @@ public class Run {
     try (OrtSession session = env.createSession("$file", options)) {  // Android: pass the bytes of the asset
       Map<String, OnnxTensor> inputs = new HashMap<>();
       for (NodeInfo node : session.getInputInfo().values()) {
-        long[] shape = ((TensorInfo) node.getInfo()).getShape();
-        int count = 1;
-        for (int i = 0; i < shape.length; i++) { if (shape[i] < 1) shape[i] = 1; count *= (int) shape[i]; }
-        inputs.put(node.getName(), OnnxTensor.createTensor(env, FloatBuffer.wrap(new float[count]), shape));
+        TensorInfo info = (TensorInfo) node.getInfo();
+        long[] shape = info.getShape();
+        int bytes = info.type.size;
+        for (int i = 0; i < shape.length; i++) { if (shape[i] < 1) shape[i] = 1; bytes *= (int) shape[i]; }
+        ByteBuffer data = ByteBuffer.allocateDirect(bytes).order(ByteOrder.nativeOrder());  // put your own data here
+        inputs.put(node.getName(), OnnxTensor.createTensor(env, data, shape, info.type));
       }
       try (OrtSession.Result result = session.run(inputs)) {
         for (Map.Entry<String, OnnxValue> out : result)
@@ -122,6 +119,8 @@ public class Run {
 _JAVASCRIPT = """\
 // npm install onnxruntime-node   (in a page: onnxruntime-web, same calls)
 const ort = require("onnxruntime-node");
+const ARRAYS = { float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array,
+                 uint8: Uint8Array, int8: Int8Array, bool: Uint8Array };
 
 async function main() {
   const session = await ort.InferenceSession.create("$file", { intraOpNumThreads: $threads });
@@ -130,7 +129,7 @@ async function main() {
     const info = session.inputMetadata[i];
     const shape = info.shape.map((d) => (typeof d === "number" && d > 0 ? d : 1));
     const count = shape.reduce((a, b) => a * b, 1);
-    inputs[name] = new ort.Tensor(info.type, new Float32Array(count), shape); // put your own data here
+    inputs[name] = new ort.Tensor(info.type, new ARRAYS[info.type](count), shape); // put your own data here
   });
   const outputs = await session.run(inputs);
   for (const name of session.outputNames) console.log(name, outputs[name].dims);

@@ -6,17 +6,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import exp, log, sqrt
 from statistics import median
-from typing import Literal
 
 from modeltailor.compress.vocabulary import recipe_from_plain
+from modeltailor.reports.absent import summarize_absent
+from modeltailor.reports.choice import budget_of, choosable, judged, limit_checks
+from modeltailor.reports.devices import summarize_devices
 from modeltailor.reports.importance import option_importance
-from modeltailor.reports.naming import audit_sentence, axis_of, recipe_name, recipe_text
+from modeltailor.reports.layers import Profile, missing_layers, site_summaries
+from modeltailor.reports.naming import audit_sentence, axis_of, loading_sentence, recipe_name, recipe_text
 from modeltailor.reports.summary import (
     Accuracies,
     Comparison,
     Failure,
-    Judged,
-    LimitCheck,
     MetricFacts,
     ModelSummary,
     Noise,
@@ -27,91 +28,13 @@ from modeltailor.reports.summary import (
     TrialPoint,
 )
 from modeltailor.reports.verdict import verdict_of
-from modeltailor.search.front import Figures, Limit, Objective, figures_of, margins, nearest, pareto_front, recommend
-from modeltailor.search.records import FinalRecord, RunHistory, RunRecord, TrialRecord
+from modeltailor.search.front import Figures, Objective, figures_of, nearest, pareto_front, recommend
+from modeltailor.search.records import AccuracyRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget
 
-__all__ = ["budget_of", "choosable", "figures_of_model", "limit_checks", "pick", "summarize"]
+__all__ = ["summarize"]
 
 _LONGEST_ERROR = 600
-
-
-def budget_of(record: RunRecord) -> Budget:
-    """The budget that a run was started with."""
-    size, memory = record.budget.get("size_bytes"), record.budget.get("memory_bytes")
-    return Budget(
-        latency_ms=record.budget.get("latency_ms"),
-        size_bytes=None if size is None else int(size),
-        memory_bytes=None if memory is None else int(memory),
-        min_accuracy=record.budget.get("min_accuracy"),
-        max_drop=record.budget.get("max_drop"),
-    )
-
-
-def figures_of_model(model: ModelSummary) -> Figures:
-    """The figures of a model in a summary, as the rule of recommendation reads them."""
-    return Figures(
-        key=model.key,
-        accuracy=model.accuracy.search,
-        latency_ms=model.latency_ms,
-        speedup=model.speedup,
-        size_bytes=model.size_bytes,
-        memory_bytes=model.peak_memory_bytes,
-        test=model.accuracy.test,
-    )
-
-
-def pick(summary: RunSummary, budget: Budget) -> ModelSummary | None:
-    """The best model of a finished run under another budget; the rule of the report's sliders.
-
-    Where a run has finalists, only they and the original are picked: other figures come from screening.
-
-    Returns:
-        the model, or ``None`` if no model keeps every limit.
-    """
-    models = {m.key: m for m in choosable(summary.models)}
-    found = recommend((figures_of_model(m) for m in models.values()), budget, minimize=summary.metric.minimize)
-    return models[found.key] if found else None
-
-
-def choosable(models: Sequence[ModelSummary]) -> list[ModelSummary]:
-    """What may be picked: finalists and the original; everything while there are no finalists yet."""
-    any_final = any(m.finalist for m in models)
-    return [m for m in models if m.finalist or m.role == "fp32" or not any_final]
-
-
-def _judged(f: Figures, minimize: bool) -> Judged:
-    sign = 1.0 if minimize else -1.0
-    drop = 100.0 * sign * (f.accuracy.difference_high if minimize else f.accuracy.difference_low)
-    if f.test is not None:
-        drop = max(drop, 100.0 * sign * f.test.difference)
-    return Judged(
-        latency_ms=f.latency_ms.high,
-        size_bytes=f.size_bytes,
-        memory_bytes=f.memory_bytes,
-        drop_points=drop,
-        accuracy=f.accuracy.high if minimize else f.accuracy.low,
-    )
-
-
-_UNITS: dict[Limit, Literal["ms", "bytes", "points", "metric"]] = {
-    "latency": "ms", "size": "bytes", "memory": "bytes", "drop": "points", "accuracy": "metric",
-}  # fmt: skip
-
-
-def limit_checks(figures: Figures, budget: Budget, minimize: bool) -> tuple[LimitCheck, ...]:
-    """Each limit of a budget held against one model, as :func:`modeltailor.search.front.margins` judges it."""
-    return tuple(
-        LimitCheck(
-            limit=m.limit,
-            allowed=m.allowed,
-            value=m.value,
-            met=m.kept,
-            margin=None if m.value is None else -m.excess,
-            unit=_UNITS[m.limit],
-        )
-        for m in margins(figures, budget, minimize=minimize)
-    )
 
 
 def _quotient(a: Figures, b: Figures) -> Ratio:
@@ -123,26 +46,37 @@ def _quotient(a: Figures, b: Figures) -> Ratio:
 
 def _compare(a: Figures, b: Figures, name: str, minimize: bool) -> Comparison:
     sign = -1.0 if minimize else 1.0
-    on_test = a.test is not None and b.test is not None
-    gain = a.test.value - b.test.value if a.test and b.test else a.accuracy.value - b.accuracy.value
+    mine, other = _accuracies(a, b)
     return Comparison(
         key=b.key,
         name=name,
         speedup=_quotient(a, b),
         size_ratio=a.size_bytes / b.size_bytes,
-        accuracy_points=100.0 * sign * gain,
-        split="test" if on_test else "search",
+        accuracy_points=100.0 * sign * (mine.value - other.value),
+        split="test" if mine is a.test else "search",
+        speed_differs=not _same_speed(a, b),
+        accuracy_differs=not _same_accuracy(mine, other),
     )
 
 
-def _overlap(a_low: float, a_high: float, b_low: float, b_high: float) -> bool:
-    return a_low <= b_high and b_low <= a_high
+def _accuracies(a: Figures, b: Figures) -> tuple[AccuracyRecord, AccuracyRecord]:
+    """What two models are compared by: the test split if both were scored there."""
+    return (a.test, b.test) if a.test and b.test else (a.accuracy, b.accuracy)
+
+
+def _same_speed(a: Figures, b: Figures) -> bool:
+    quotient = _quotient(a, b)
+    return quotient.low <= 1.0 <= quotient.high
+
+
+def _same_accuracy(a: AccuracyRecord, b: AccuracyRecord) -> bool:
+    """Both changes are paired with the original's samples; joined as if they were independent, which is careful."""
+    halves = ((x.difference_high - x.difference_low) / 2 for x in (a, b))
+    return abs(a.difference - b.difference) <= sqrt(sum(h**2 for h in halves)) + 1e-12
 
 
 def _tied(a: Figures, b: Figures) -> bool:
-    return _overlap(a.speedup.low, a.speedup.high, b.speedup.low, b.speedup.high) and _overlap(
-        a.accuracy.difference_low, a.accuracy.difference_high, b.accuracy.difference_low, b.accuracy.difference_high
-    )
+    return _same_speed(a, b) and _same_accuracy(*_accuracies(a, b))
 
 
 class _Run:
@@ -162,6 +96,8 @@ class _Run:
         self.figures: dict[str, Figures] = {k: f for k, f in found if f is not None}
         self.recipes = {k: recipe_from_plain(t.recipe) for k, t in self.trials.items()}
         self.baseline = history.baseline.key if history.baseline else ""
+        self.original = history.baseline.sites if history.baseline else ()
+        self.sensitivities = {(s, f): v for s, f, v in history.sensitivities}
         self.uniforms = tuple(k for k, t in self.trials.items() if t.role == "baseline" and k in self.figures)
         self.front = self._front()
         self.best_uniform = self._best(self.uniforms)
@@ -183,6 +119,35 @@ class _Run:
     def name(self, key: str) -> str:
         trial = self.trials[key]
         return trial.label or recipe_name(self.recipes[key], trial.sites)
+
+    def _profile(self, key: str) -> Profile:
+        final, figures = self.finals.get(key), self.figures.get(key)
+        return Profile(final.audit if final else None, figures.latency_ms.value if figures else None)
+
+    def _load_ms(self, key: str) -> float | None:
+        final, trial = self.finals.get(key), self.trials.get(key)
+        if final is not None and final.load_ms is not None:
+            return final.load_ms
+        return trial.load_ms if trial else None
+
+    def _recipe(self, key: str) -> RecipeSummary:
+        trial, recipe = self.trials[key], self.recipes[key]
+        as_data = recipe.to_plain()
+        return RecipeSummary(
+            text=recipe_text(recipe, trial.sites),
+            structure=dict(as_data["structure"]),  # type: ignore[call-overload]
+            settings=dict(as_data["settings"]),  # type: ignore[call-overload]
+            formats={site: fmt.name for site, fmt in recipe.formats},
+            sites=site_summaries(
+                trial.sites,
+                self.original,
+                recipe,
+                profile=self._profile(key),
+                original_profile=self._profile(self.baseline),
+                sensitivities=self.sensitivities,
+            ),
+            missing=missing_layers(trial.sites, self.original, recipe),
+        )
 
     def model(self, key: str) -> ModelSummary:
         trial, figures, final = self.trials[key], self.figures[key], self.finals.get(key)
@@ -207,20 +172,17 @@ class _Run:
             speedup=figures.speedup,
             accuracy=Accuracies(search=figures.accuracy, test=figures.test),
             peak_memory_bytes=figures.memory_bytes,
-            load_ms=final.load_ms if final and final.load_ms is not None else trial.load_ms,
-            judged=_judged(figures, self.minimize),
+            load_ms=self._load_ms(key),
+            judged=judged(figures, self.minimize),
             meets_budget=all(c.met for c in checks),
             limits=checks,
             over_uniform=_compare(figures, uniform, self.name(uniform.key), self.minimize) if uniform else None,
             ties=tuple(k for k in self.front if k != key and _tied(figures, self.figures[k])),
             audit=audit_sentence(trial.sites),
-            recipe=RecipeSummary(
-                text=recipe_text(recipe, trial.sites),
-                structure=dict(recipe.to_plain()["structure"]),  # type: ignore[call-overload]
-                settings=dict(recipe.to_plain()["settings"]),  # type: ignore[call-overload]
-                formats={site: fmt.name for site, fmt in recipe.formats},
-                sites=trial.sites,
-            ),
+            profile=final.audit if final else None,
+            between_layers=_between_layers(final),
+            loading=loading_sentence(trial.sites, self._load_ms(key), self._load_ms(self.baseline)),
+            recipe=self._recipe(key),
         )
 
     def point(self, trial: TrialRecord) -> TrialPoint:
@@ -242,7 +204,15 @@ class _Run:
             accuracy=figures.accuracy if figures else trial.accuracy,
             peak_memory_bytes=figures.memory_bytes if figures else trial.peak_memory_bytes,
             finished_at_s=trial.finished_at_s,
+            scored_fully=trial.scored_fully,
+            reused=trial.reused,
         )
+
+
+def _between_layers(final: FinalRecord | None) -> float | None:
+    if final is None or final.audit is None or not final.audit.time_shares:
+        return None
+    return max(0.0, 1.0 - sum(share for _, share in final.audit.time_shares))
 
 
 def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[str, str] | None = None) -> RunSummary:
@@ -270,6 +240,7 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
         minimize=run.minimize,
         unit=str(record.metric.get("unit", "") or ""),
     )
+    devices, on_all = summarize_devices(history, {k: run.name(k) for k in run.figures})
     return RunSummary(
         title=str(record.model.get("name") or record.model.get("source") or "model"),
         started_at=record.started_at,
@@ -303,6 +274,9 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
         environment=record.environment,
         job=record.job,
         notes=record.notes,
+        devices=devices,
+        on_all=on_all,
+        absent=summarize_absent(history, {k: run.name(k) for k in keys}, run.figures),
     )
 
 
@@ -314,7 +288,13 @@ def _with_budget(history: RunHistory, limits: dict[str, float | int | None]) -> 
         stopped=history.stopped,
         hypervolume=history.hypervolume,
         seconds=history.seconds,
+        sensitivities=history.sensitivities,
+        predicted=history.predicted,
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}{'' if text[-1] in '.!?' else '.'}" if text else ""
 
 
 def _noise(history: RunHistory) -> Noise:
@@ -360,11 +340,13 @@ def _search(history: RunHistory, run: _Run) -> SearchSummary:
             )
             for (outcome, stage), trials in sorted(kinds.items(), key=lambda kv: (-len(kv[1]), kv[0]))
         ),
-        stopped=history.stopped,
+        stopped=_sentence(history.stopped),
         seconds=max(last, sum(s for _, s in history.seconds)),
         hypervolume=history.hypervolume,
         time_split=tuple(sorted(split, key=lambda p: -p[1])),
         importance=option_importance(
             [(run.recipes[k], f) for k, f in run.figures.items() if run.trials[k].role in ("search", "seed")]
         ),
+        n_scored_partly=sum(t.is_measured and not t.scored_fully for t in history.trials),
+        n_reused=sum(bool(t.reused) for t in history.trials),
     )

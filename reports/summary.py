@@ -6,28 +6,33 @@ are percent of the metric, times are milliseconds or seconds by name, lengths by
 
 from __future__ import annotations
 
+import operator
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from modeltailor.reports.absent import AbsentDevice
 from modeltailor.search.front import Limit
-from modeltailor.search.records import AccuracyRecord, IntervalRecord, Role, SiteRecord
+from modeltailor.search.records import AccuracyRecord, AuditRecord, IntervalRecord, Role, SiteRecord
 
 __all__ = [
     "SCHEMA_VERSION",
     "Accuracies",
     "Comparison",
+    "DeviceSummary",
     "Failure",
     "Judged",
     "LimitCheck",
     "MetricFacts",
     "ModelSummary",
     "Noise",
+    "OnAllDevices",
     "OptionImportance",
     "Ratio",
     "RecipeSummary",
     "RunSummary",
     "SearchSummary",
+    "SiteSummary",
     "TrialPoint",
     "Verdict",
 ]
@@ -104,6 +109,8 @@ class Comparison(_Value):
         size_ratio: bytes of this one over the other's.
         accuracy_points: gain of the metric in points, on ``test`` if both were scored there, else on ``search``.
         split: where ``accuracy_points`` was seen.
+        speed_differs: whether the interval of ``speedup`` lies on one side of 1.
+        accuracy_differs: whether the interval of ``accuracy_points``, joined from those against fp32, lies on one side of 0.
     """
 
     key: str
@@ -112,16 +119,43 @@ class Comparison(_Value):
     size_ratio: FiniteFloat
     accuracy_points: FiniteFloat
     split: Literal["search", "test"]
+    speed_differs: bool = True
+    accuracy_differs: bool = True
+
+
+class SiteSummary(SiteRecord):
+    """One layer of a model, beside the same layer of the original. What was not measured is ``None``.
+
+    Attributes:
+        rank: of the two thin layers that a layer was split into.
+        sensitivity: loss that was measured with this layer alone in this format, in the original network: KL divergence
+            of the outputs, or squared error.
+        time_share: share of the time of all executed nodes, by the runtime's profile of this file, 0..1.
+        time_ms: that share of the measured latency.
+        time_of_fp32: over the original's time in this layer.
+        bytes_of_fp32: stored bytes over the original's.
+    """
+
+    rank: int | None = None
+    sensitivity: FiniteFloat | None = None
+    time_share: FiniteFloat | None = None
+    time_ms: FiniteFloat | None = None
+    time_of_fp32: FiniteFloat | None = None
+    bytes_of_fp32: FiniteFloat | None = None
 
 
 class RecipeSummary(_Value):
-    """What was done to the network, and what the built file holds at each site."""
+    """What was done to the network, and what the built file holds at each site.
+
+    ``missing`` names layers of the original that went with the blocks that were taken out.
+    """
 
     text: str
     structure: dict[str, object]
     settings: dict[str, object]
     formats: dict[str, str]
-    sites: tuple[SiteRecord, ...]
+    sites: tuple[SiteSummary, ...]
+    missing: tuple[str, ...] = ()
 
 
 class ModelSummary(_Value):
@@ -138,8 +172,12 @@ class ModelSummary(_Value):
         verdict: of the final measurement; empty for others.
         file: relative to the run folder; empty if the file is not kept.
         size_ratio: bytes over those of the fp32 original.
-        ties: keys of models of the front whose latency and accuracy intervals both overlap with this one's.
+        ties: keys of models of the front that cannot be told apart from this one: the interval of the ratio of their
+            speedups holds 1, and that of the difference of their accuracies holds 0.
         audit: what really executes, one sentence.
+        profile: the executed-precision audit of the file: its own sentence and where the time goes; of finalists only.
+        between_layers: share of the time outside the layers, 0..1; ``None`` without a profile.
+        loading: in which form weights are stored, what the runtime makes of it while loading, how long that takes.
     """
 
     key: str
@@ -165,6 +203,9 @@ class ModelSummary(_Value):
     over_uniform: Comparison | None
     ties: tuple[str, ...]
     audit: str
+    profile: AuditRecord | None = None
+    between_layers: FiniteFloat | None = None
+    loading: str = ""
     recipe: RecipeSummary
 
 
@@ -186,6 +227,8 @@ class TrialPoint(_Value):
     accuracy: AccuracyRecord | None
     peak_memory_bytes: int | None
     finished_at_s: FiniteFloat
+    scored_fully: bool = True
+    reused: tuple[str, ...] = ()
 
 
 class Failure(_Value):
@@ -216,7 +259,12 @@ class Noise(_Value):
 
 
 class SearchSummary(_Value):
-    """How the result came about."""
+    """How the result came about.
+
+    Attributes:
+        n_scored_partly: measured trials whose scoring was given up early, because they could not matter any more.
+        n_reused: trials with a figure that an earlier run had measured on the very same file.
+    """
 
     n_trials: int
     n_measured: int
@@ -228,6 +276,8 @@ class SearchSummary(_Value):
     hypervolume: tuple[tuple[FiniteFloat, FiniteFloat], ...]
     time_split: tuple[tuple[str, FiniteFloat], ...]
     importance: tuple[OptionImportance, ...]
+    n_scored_partly: int = 0
+    n_reused: int = 0
 
 
 class MetricFacts(_Value):
@@ -265,6 +315,59 @@ class Verdict(_Value):
         return " ".join((self.headline, *told, *self.sentences))
 
 
+class DeviceSummary(_Value):
+    """What a study found for one of its devices.
+
+    Attributes:
+        name: of the profile.
+        evidence: how its latencies were got.
+        runtime: name and version.
+        processor: what really ran.
+        budget: every limit that holds there.
+        front: keys of the models that no other beats there, fastest first.
+        best: key of the model that it would choose; empty if none keeps every limit.
+        best_name: of that model, for people.
+        best_latency_ms: of that model, there.
+        best_speedup: of that model, there.
+        best_size_bytes: of that model.
+        kept: keys of the models that keep every limit there.
+        failed: trials that failed there.
+    """
+
+    name: str
+    evidence: str
+    runtime: str
+    processor: str
+    budget: dict[str, FiniteFloat | None]
+    front: tuple[str, ...]
+    best: str
+    best_name: str
+    best_latency_ms: IntervalRecord | None
+    best_speedup: IntervalRecord | None
+    best_size_bytes: int | None
+    kept: tuple[str, ...]
+    failed: int
+
+
+class OnAllDevices(_Value):
+    """What the devices of a study have in common.
+
+    Attributes:
+        agreement: ``same`` (all choose one model), ``tied`` (one model cannot be told apart in speed from each one's
+            choice), ``compromise``, or ``none`` (no model keeps every limit on all of them).
+        best: key of the model that is good on all; empty for ``none``.
+        keys: of all models that keep every limit on every device, the best compromise first.
+        slowdowns: of ``best`` by device, against that device's own choice.
+        sentence: the same in words.
+    """
+
+    agreement: Literal["same", "tied", "compromise", "none"]
+    best: str
+    keys: tuple[str, ...]
+    slowdowns: dict[str, FiniteFloat]
+    sentence: str
+
+
 class RunSummary(_Value):
     """Everything a report says.
 
@@ -274,6 +377,9 @@ class RunSummary(_Value):
         best_uniform: key of the uniform baseline that the budget's rule likes best.
         models: the original, the uniform baselines and the front, each once; what can be picked and compared.
         trials: every trial.
+        devices: of a study of several devices, what was found for each; the rest of the summary holds for the first.
+        on_all: what they have in common; ``None`` for one device.
+        absent: what is predicted for the run's device, where another machine stood in for it.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -303,6 +409,9 @@ class RunSummary(_Value):
     environment: dict[str, str]
     job: dict[str, object]
     notes: tuple[str, ...]
+    devices: tuple[DeviceSummary, ...] = Field(default=(), exclude_if=operator.not_)
+    on_all: OnAllDevices | None = Field(default=None, exclude_if=operator.not_)
+    absent: AbsentDevice | None = Field(default=None, exclude_if=operator.not_)
 
     def model_of(self, key: str) -> ModelSummary | None:
         """The model of that key, or ``None``."""

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modeltailor.compress.vocabulary import Format, Recipe, Settings, Structure, Training
 from modeltailor.search.records import (
     AccuracyRecord,
+    AuditRecord,
+    DeviceRecord,
+    FallBackRecord,
+    FinalPlaceRecord,
     FinalRecord,
     IntervalRecord,
+    PlaceRecord,
     Role,
     RunHistory,
     RunRecord,
@@ -27,6 +33,7 @@ _FORMATS = ("fp32", "w8a8", "w4a8", "w2a8", "w8a8-dynamic", "w4")
 _WIDTH_BITS = {"fp32": 32, "w8a8": 8, "w4a8": 4, "w2a8": 2, "w8a8-dynamic": 8, "w4": 4}
 _COST = {"fp32": 1.0, "w8a8": 0.42, "w4a8": 0.42, "w2a8": 0.425, "w8a8-dynamic": 0.7, "w4": 1.0}
 _HARM = {"fp32": 0.0, "w8a8": 0.0004, "w4a8": 0.006, "w2a8": 0.09, "w8a8-dynamic": 0.0006, "w4": 0.005}
+_ZEROS = {"fp32": 0.0, "w8a8": 0.02, "w4a8": 0.13, "w2a8": 0.55, "w8a8-dynamic": 0.02, "w4": 0.13}
 _KERNEL = {"fp32": "Conv", "w4": "Conv", "w8a8-dynamic": "ConvInteger"}
 _FAILURES = (
     ("TIMEOUT", "train", "the student was not trained within 300 s"),
@@ -132,6 +139,9 @@ def _trial(net: _Net, number: int, base_ms: float, shift: float, seconds: float)
                 macs=count * 64,
                 executed_kernel=_KERNEL.get(fmt, "QLinearConv"),
                 note=note,
+                channels=max(1, round(64 * width)),
+                channels_kept=round(width, 4),
+                sparsity=round(_ZEROS[fmt] * (0.8 + 0.04 * (37 * i % 11)), 4),
             )
         )
     latency = base_ms * (0.08 + 0.92 * time_share) * (0.3 + 0.7 * width) * depth
@@ -160,6 +170,35 @@ def _trial(net: _Net, number: int, base_ms: float, shift: float, seconds: float)
             "peak_memory_bytes": 9_000_000 + int(2.4 * weights),
             "sites": tuple(sites),
         }
+    )
+
+
+def _audit(trial: TrialRecord) -> AuditRecord:
+    """A made-up profile: time as the format costs, a tenth of it between the layers."""
+    assert trial.latency_ms is not None
+    rng = random.Random(trial.key)
+    weights = [_COST[s.format] * rng.uniform(0.5, 1.5) for s in trial.sites]
+    whole = sum(weights) / 0.9
+    shares = tuple((s.site, round(w / whole, 5)) for s, w in zip(trial.sites, weights, strict=True))
+    floats = [(s.site, v) for s, (_, v) in zip(trial.sites, shares, strict=True) if s.format in ("fp32", "w4")]
+    integer = sum(v for _, v in shares) - sum(v for _, v in floats)
+    asked = [(s, v) for s, v in floats if trial.role != "fp32"][:2]
+    return AuditRecord(
+        sentence="A made-up profile says nothing about why a model is not faster.",
+        evidence="measured-here",
+        node_ms=1.2 * trial.latency_ms.value,
+        compute_share=tuple(p for p in (("int8", integer), ("float32", sum(v for _, v in floats))) if p[1] > 0),
+        conversions=len(floats),
+        conversion_share=0.02,
+        layout_share=0.01,
+        time_shares=shares,
+        fall_backs=tuple(
+            FallBackRecord(
+                node=s, asked="w4", executed="Conv in float32", reason="only its weights are stored small", share=v
+            )
+            for s, v in asked
+        ),
+        n_fall_backs=len(asked),
     )
 
 
@@ -193,9 +232,57 @@ def _finals(net: _Net, trials: list[TrialRecord], n_front: int) -> list[FinalRec
                 peak_memory_bytes=t.peak_memory_bytes,
                 load_ms=t.load_ms,
                 verdict="UNDECIDED" if not exact and net.rng.random() < 0.05 else "certified",
+                audit=_audit(t),
             )
         )
     return finals
+
+
+def _on_another_device(
+    name: str, trials: list[TrialRecord], finals: list[FinalRecord]
+) -> tuple[list[TrialRecord], list[FinalRecord]]:
+    """Give every measured trial and finalist figures on one more device: slower, and fond of other models."""
+    rng = random.Random(name)
+    taste: dict[str, float] = {}
+    slower = rng.uniform(2.0, 6.0)
+    found, places = [], {}
+    for t in trials:
+        if not t.is_measured:
+            found.append(t)
+            continue
+        assert t.latency_ms is not None
+        assert t.speedup is not None
+        exact = t.role == "fp32"
+        factor = taste.setdefault(t.key, 1.0 if exact else math.exp(rng.gauss(0, 0.12)))
+        if not exact and rng.random() < 0.03:
+            place = PlaceRecord(outcome="OOM", error="more memory was needed than the device has")
+        else:
+            place = PlaceRecord(
+                latency_ms=_interval(slower * t.latency_ms.value / factor, 0.02),
+                speedup=_interval(t.speedup.value * factor, 0.0 if exact else 0.02),
+                peak_memory_bytes=t.peak_memory_bytes,
+            )
+        places[t.key] = place
+        found.append(t.model_copy(update={"elsewhere": {**t.elsewhere, name: place}}))
+    again = []
+    for f in finals:
+        place = places[f.key]
+        if place.latency_ms is None or place.speedup is None:
+            again.append(f)
+            continue
+        there = FinalPlaceRecord(latency_ms=place.latency_ms, speedup=place.speedup, verdict="compared")
+        again.append(f.model_copy(update={"elsewhere": {**f.elsewhere, name: there}}))
+    return found, again
+
+
+def _device(name: str, limits: dict[str, float | int | None]) -> DeviceRecord:
+    return DeviceRecord(
+        name=name,
+        device={"name": name, "evidence": "measured-here", "runtime": "onnxruntime 1.32.0",
+                "processor": "another made-up processor"},
+        profile={"name": name, "kind": "phone", "threads": 2},
+        budget={**limits, "latency_ms": None},
+    )  # fmt: skip
 
 
 def synthetic_history(
@@ -208,6 +295,7 @@ def synthetic_history(
     budget: dict[str, float | int | None] | None = None,
     title: str = "resnet20 (made up)",
     finished: bool = True,
+    elsewhere: Sequence[str] = (),
 ) -> RunHistory:
     """Make up a run.
 
@@ -220,11 +308,14 @@ def synthetic_history(
         budget: limits by name; by default 1 point of accuracy, 0.5 ms, 200 KB times ``n_sites`` / 20.
         title: of the model.
         finished: whether finalists were measured again.
+        elsewhere: names of further devices of the study; each likes other models, and some trials fail there.
     """
     net = _net(n_sites, seed, site_name)
     base_ms = 0.039 * n_sites
     trials = [_trial(net, i, base_ms, 0.0012, 30.0 + 14.5 * i) for i in range(n_trials)]
     finals = _finals(net, trials, n_front) if finished else []
+    for name in elsewhere:
+        trials, finals = _on_another_device(name, trials, finals)
     reached = [1.0 - 0.55 * math.exp(-i / (0.18 * n_trials)) for i in range(n_trials)]
     hypervolume = tuple((30.0 + 14.5 * i, round(v - v % 0.02, 4)) for i, v in enumerate(reached))
     limits = {"max_drop": 1.0, "latency_ms": 0.5 * base_ms, "size_bytes": None, "memory_bytes": None,
@@ -259,6 +350,7 @@ def synthetic_history(
         environment={"modeltailor": "0.1.0", "onnxruntime": "1.32.0", "torch": "2.13.0", "python": "3.11"},
         seed=seed,
         started_at="2026-01-01T00:00:00Z",
+        elsewhere=tuple(_device(name, limits) for name in elsewhere),
     )
     return RunHistory(
         run=run,
@@ -272,5 +364,10 @@ def synthetic_history(
             ("latency", 1.4 * n_trials),
             ("build", 1.2 * n_trials),
             ("final measurement", 60.0),
+        ),
+        sensitivities=tuple(
+            (name, fmt, round(_HARM[fmt] * harm, 6))
+            for name, harm in zip(net.names, net.harm, strict=True)
+            for fmt in ("w8a8", "w4a8", "w2a8")
         ),
     )

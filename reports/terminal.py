@@ -7,6 +7,8 @@ import shutil
 from typing import IO, TYPE_CHECKING
 
 from modeltailor.errors import shown
+from modeltailor.reports.absent import absent_text
+from modeltailor.reports.devices import devices_text
 from modeltailor.reports.summary import ModelSummary, RunSummary
 from modeltailor.reports.verdict import limit_sentence
 from modeltailor.reports.wording import bytes_text, change, metric_text, ms_text, ratio
@@ -36,7 +38,7 @@ def _table(models: list[ModelSummary], summary: RunSummary, title: str, plain: b
         table.add_row(
             Text(">" if best else ""),
             Text(shown(m.name, 60)),
-            Text(f"{ratio(m.speedup.value)} ±{half:.2f}"),
+            Text(f"{ratio(m.speedup.value)} ±{half:.2f}" if half > 0 else ratio(m.speedup.value)),
             Text(ms_text(m.latency_ms.value)),
             Text(bytes_text(m.size_bytes)),
             Text(metric_text(m.accuracy.search.value, summary.metric.unit)),
@@ -67,7 +69,7 @@ def print_summary(summary: RunSummary, file: IO[str] | None = None, *, width: in
     front = [m for key in summary.front if (m := summary.model_of(key))]
     uniforms = [m for m in summary.models if m.role in ("fp32", "baseline") and not m.on_front]
     if front:
-        console.print(_table(front, summary, f"Front ({len(front)} models)", plain))
+        console.print(_table(front, summary, f"Front ({len(front)} model{'s' * (len(front) != 1)})", plain))
     if uniforms:
         console.print(_table(uniforms, summary, "Uniform settings that are not on the front", plain))
     console.print()
@@ -78,6 +80,8 @@ def print_summary(summary: RunSummary, file: IO[str] | None = None, *, width: in
         console.print(Text(f"  {'+' if check.met else 'x'} {limit_sentence(check, summary.metric)}", style=style))
     for sentence in summary.verdict.sentences:
         console.print(Text(shown(sentence, 600)))
+    for line in (*devices_text(summary), *absent_text(summary)):
+        console.print(Text(line))
 
 
 def render_terminal(summary: RunSummary, *, width: int = 120) -> str:

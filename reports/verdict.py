@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from modeltailor.errors import shown
 from modeltailor.reports.summary import Comparison, LimitCheck, MetricFacts, ModelSummary, Verdict
-from modeltailor.reports.wording import bytes_text, change_text, fixed, metric_text, ms_text, percent, ratio
+from modeltailor.reports.wording import amount, bytes_text, change_text, fixed, metric_text, ms_text, percent, ratio
 
 __all__ = ["limit_sentence", "verdict_of"]
 
 _WIDE = 0.05
+_MANY_TIMES = 1.0
+"""From twice a limit on, a percentage says less than a factor."""
 
 _LIMIT_NAMES = {"latency": "latency", "size": "file size", "memory": "peak memory", "drop": "accuracy loss",
                 "accuracy": "accuracy"}  # fmt: skip
@@ -20,8 +22,10 @@ def _value(check: LimitCheck, value: float, metric: MetricFacts) -> str:
             return ms_text(value)
         case "bytes":
             return bytes_text(value)
-        case "points":
+        case "points" if metric.unit in ("", "%"):
             return f"{fixed(value, 2)} points"
+        case "points":
+            return f"{amount(value / 100)} {metric.unit}"
         case "metric":
             return metric_text(value, metric.unit)
 
@@ -37,6 +41,8 @@ def limit_sentence(check: LimitCheck, metric: MetricFacts) -> str:
     figures = f"{edge}{_value(check, check.value, metric)}, limit {_value(check, check.allowed, metric)}"
     if check.met:
         return f"{name} kept with {room} to spare ({figures})"
+    if by_share and -check.margin >= _MANY_TIMES:
+        return f"{name} missed, {ratio(1.0 - check.margin)} what is allowed ({figures})"
     return f"{name} missed by {room} ({figures})"
 
 
@@ -47,23 +53,27 @@ def _accuracy_words(model: ModelSummary, metric: MetricFacts) -> str:
     if abs(loss) < 0.005:
         return f"no change of {metric.name} on the {split} split"
     lost = change_text(loss, metric.unit, signed=False)
+    if metric.minimize:
+        return f"{metric.name} {lost} {'worse' if loss > 0 else 'better'} on the {split} split"
     return f"{lost} of {metric.name} {'lost' if loss > 0 else 'gained'} on the {split} split"
 
 
-def _over(comparison: Comparison, unit: str) -> str:
+def _over(comparison: Comparison, metric: MetricFacts) -> str:
     speed = comparison.speedup
-    if speed.low > 1.0:
-        pace = f"{ratio(speed.value)} as fast" if speed.value >= 1.2 else f"{percent(speed.value - 1, 1)} faster"
-    elif speed.high < 1.0:
-        pace = f"{percent(1 - speed.value, 1)} slower"
+    if not comparison.speed_differs:
+        pace = "as fast (within the noise)"
+    elif speed.value >= 1.2:
+        pace = f"{ratio(speed.value)} as fast"
     else:
-        pace = "as fast (the intervals overlap)"
+        pace = f"{percent(abs(speed.value - 1), 1)} {'faster' if speed.value > 1 else 'slower'}"
     smaller = 1.0 - comparison.size_ratio
     size = f"{percent(abs(smaller))} {'smaller' if smaller > 0 else 'larger'}" if abs(smaller) >= 0.005 else "as large"
     points = comparison.accuracy_points
-    accuracy = "the same accuracy" if abs(points) < 0.005 else (
-        f"{change_text(points, unit, signed=False)} {'more' if points > 0 else 'less'} accurate")  # fmt: skip
-    return f"{pace}, {size}, {accuracy} ({comparison.split} split)"
+    if abs(points) < 0.005:
+        return f"{pace}, {size}, with the same {metric.name} ({comparison.split} split)"
+    change = f"{change_text(points, metric.unit, signed=False)} {'better' if points > 0 else 'worse'} in {metric.name}"
+    doubt = "" if comparison.accuracy_differs else ", within the noise"
+    return f"{pace}, {size} and {change} ({comparison.split} split{doubt})"
 
 
 def _sureness(model: ModelSummary, finished: bool) -> str:
@@ -75,18 +85,17 @@ def _sureness(model: ModelSummary, finished: bool) -> str:
     }[model.latency_ms.evidence]
     span = f"{ratio(model.speedup.low)} to {ratio(model.speedup.high)} (95 %, ±{percent(half, 1)})"
     first = f"Latency was {where}; the speedup lies in {span}"
-    if half > _WIDE:
-        first += ", which is wide: more time or a quieter machine would tell close models apart"
+    wide = " That is wide: more time or a quieter machine would tell close models apart." if half > _WIDE else ""
     if model.verdict == "certified":
-        return f"{first}, measured again in fresh processes after the search."
+        return f"{first}, measured again in fresh processes after the search.{wide}"
     if model.verdict == "compared":
-        return f"{first}, measured again after the search, in fewer fresh processes than a certificate asks for."
+        return f"{first}, measured again after the search, in fewer fresh processes than a certificate asks for.{wide}"
     if model.verdict:
-        return f"{first}, but the final measurement stayed {model.verdict}: do not rely on small differences."
+        return f"{first}, but the final measurement stayed {model.verdict}: do not rely on small differences.{wide}"
     note = (
         "it was not among the finalists that were measured again" if finished else "it has not been measured again yet"
     )
-    return f"{first}; {note}."
+    return f"{first}; {note}.{wide}"
 
 
 def verdict_of(
@@ -111,31 +120,32 @@ def verdict_of(
         f"({percent(model.size_ratio)} of the original), {_accuracy_words(model, metric)}"
     )
     sentences: list[str] = []
+    told = ""
     binding = None
     if met and model.role == "fp32":
         headline = "Keep the original: no compressed model that was found beats it within the budget."
     elif met:
         headline = f"Ship {shown(file, 90) or name}: {figures}."
-        sentences.append(f"It is trial {model.trial}: {name}.")
+        told = f"It is trial {model.trial}: {name}. {model.audit}"
     else:
         missed = [c for c in model.limits if not c.met]
         binding = max(missed, key=_excess)
         headline = f"No model keeps every limit. Nearest is {name}: {limit_sentence(binding, metric)}."
-        sentences.append(f"It is trial {model.trial}, {figures}.")
+        told = f"It is trial {model.trial}, {figures}."
     if model.over_uniform and model.role != "fp32":
         if model.over_uniform.key == model.key:
             sentences.append("It is itself the best uniform setting; the search found nothing better for this budget.")
         else:
             other = shown(model.over_uniform.name, 60)
-            sentences.append(
-                f"Against the best uniform setting ({other}) it is {_over(model.over_uniform, metric.unit)}."
-            )
+            sentences.append(f"Against {other}, the best uniform setting, it is {_over(model.over_uniform, metric)}.")
+    if told:
+        sentences.append(told)
     if model.role != "fp32":
         sentences.append(_sureness(model, finished))
     if model.ties:
         n = len(model.ties)
         sentences.append(
-            f"{n} other model{'s' * (n > 1)} of the front cannot be told apart from it in latency and accuracy."
+            f"{n} other model{'s' * (n > 1)} of the front cannot be told apart from it in speed and {metric.name}."
         )
     return Verdict(
         status="met" if met else "unmet",
@@ -148,6 +158,7 @@ def verdict_of(
 
 
 def _excess(check: LimitCheck) -> float:
+    """How badly a limit is missed, weighed as :func:`modeltailor.search.front.nearest` does."""
     if check.margin is None:
         return 1.0
-    return -check.margin if check.unit in ("ms", "bytes") else -check.margin / 100.0
+    return -check.margin if check.unit in ("ms", "bytes") else -check.margin / 10.0

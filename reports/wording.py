@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 __all__ = [
     "amount",
+    "axis_text",
     "bytes_text",
     "change",
     "change_text",
@@ -34,6 +35,11 @@ def amount(value: float) -> str:
     if value == 0:
         return "0"
     return fixed(value, max(0, min(6, 2 - math.floor(math.log10(abs(value))))))
+
+
+def axis_text(text: str) -> str:
+    """A number at an axis, without idle zeros: ``0.3`` for ``0.300``."""
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def ms_text(value: float) -> str:
@@ -97,11 +103,14 @@ def seconds_text(value: float) -> str:
 _STAGES = {
     "prepare": "preparing data and fp32",
     "structure": "training structures",
+    "recovery": "learning again with formats",
+    "profile": "profiling layers",
     "sensitivity": "sensitivities",
     "build": "building files",
     "score": "scoring accuracy",
     "latency": "measuring latency",
     "finals": "final measurement",
+    "predict": "predicting for the absent device",
 }
 
 

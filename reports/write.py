@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from modeltailor.durable import write_text
+from modeltailor.durable import write_bytes, write_text
 from modeltailor.reports.figure import render_svg
 from modeltailor.reports.html import render_html
 from modeltailor.reports.markdown import render_markdown
 from modeltailor.reports.model_card import render_model_card
+from modeltailor.reports.plot import render_png
 from modeltailor.reports.summarize import summarize
 from modeltailor.reports.summary import RunSummary
-from modeltailor.reports.tables import outcomes_csv
+from modeltailor.reports.tables import outcomes_csv, outcomes_parquet
 from modeltailor.search.records import RunHistory
 
-__all__ = ["find_files", "read_summary", "summary_json", "write_reports"]
+__all__ = ["find_files", "read_summary", "summary_json", "write_parquet", "write_png", "write_reports"]
 
 
 def summary_json(summary: RunSummary) -> str:
@@ -73,3 +74,25 @@ def write_reports(folder: Path, history: RunHistory) -> RunSummary:
     for name, render in renderers:
         write_text(folder / name, render(summary))
     return summary
+
+
+def write_png(folder: Path, summary: RunSummary) -> Path:
+    """Write ``front.png`` beside the reports and return its path.
+
+    Raises:
+        EnvironmentFault: matplotlib is not installed (``modeltailor[plots]``).
+    """
+    place = folder / "front.png"
+    write_bytes(place, render_png(summary))
+    return place
+
+
+def write_parquet(folder: Path, summary: RunSummary) -> Path:
+    """Write ``outcomes.parquet`` beside the reports and return its path.
+
+    Raises:
+        EnvironmentFault: pyarrow is not installed (``modeltailor[parquet]``).
+    """
+    place = folder / "outcomes.parquet"
+    write_bytes(place, outcomes_parquet(summary))
+    return place

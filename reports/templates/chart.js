@@ -3,11 +3,11 @@ const QUANTITIES = {
   accuracy: { title: () => `${DATA.metric.name}, search split`, of: (m) => m.search && m.search[0],
     range: (m) => m.search && m.paired, text: (v) => MT.metricText(v, DATA.metric.unit), better: (minimize) => (minimize ? -1 : 1) },
   latency: { title: () => "latency of one inference", of: (m) => m.latency && m.latency[0],
-    range: (m) => m.latency && [m.latency[1], m.latency[2]], text: MT.msText, better: () => -1 },
+    range: (m) => m.latency && [m.latency[1], m.latency[2]], text: MT.msText, better: () => -1, ratio: true },
   speedup: { title: () => "speedup over fp32", of: (m) => m.speed && m.speed[0],
-    range: (m) => m.speed && [m.speed[1], m.speed[2]], text: MT.ratio, better: () => 1 },
-  size: { title: () => "file size", of: (m) => m.size, range: () => null, text: MT.bytesText, better: () => -1 },
-  memory: { title: () => "peak memory", of: (m) => m.memory, range: () => null, text: MT.bytesText, better: () => -1 },
+    range: (m) => m.speed && [m.speed[1], m.speed[2]], text: MT.ratio, better: () => 1, ratio: true },
+  size: { title: () => "file size", of: (m) => m.size, range: () => null, text: MT.bytesText, better: () => -1, ratio: true },
+  memory: { title: () => "peak memory", of: (m) => m.memory, range: () => null, text: MT.bytesText, better: () => -1, ratio: true },
 };
 /** The limit of a budget on one quantity, as a value of that quantity; null if none. */
 function limitOn(name, budget) {
@@ -35,21 +35,46 @@ class Chart {
       holds tiny models that are worth nothing: without "whole scale" the metric is shown near the original's. */
   domain(name, limit) {
     const q = QUANTITIES[name];
-    let core = DATA.models.filter((m) => m.front).map(q.of).filter((v) => v != null);
+    // a front of one or two says little alone: then the uniform settings count as well
+    const few = DATA.models.filter((m) => m.front).length < 4;
+    let core = DATA.models.filter((m) => few || m.front || m === BASE).map(q.of).filter((v) => v != null);
+    let near = DATA.models.map(q.of).filter((v) => v != null);
     if (name === "accuracy" && BASE && !this.state.wide) {
       const reach = Math.max(0.05, 4 * (this.state.budget.max_drop || 0) / 100) * (["", "%"].includes(DATA.metric.unit) ? 1 : Math.abs(BASE.search[0]));
-      const close = core.filter((v) => Math.abs(v - BASE.search[0]) <= reach || (v > BASE.search[0]) !== DATA.metric.minimize);
-      if (close.length >= 2) { this.cut = this.cut || close.length < core.length; core = close; }
+      const isClose = (v) => Math.abs(v - BASE.search[0]) <= reach || (v > BASE.search[0]) !== DATA.metric.minimize;
+      const close = core.filter(isClose);
+      if (close.length >= 2) { this.cut = this.cut || close.length < core.length; core = close; near = near.filter(isClose); }
     }
-    const near = DATA.models.map(q.of).filter((v) => v != null);
     if (!core.length) core.push(...near);
     if (!core.length) core.push(0, 1);
     let low = Math.min(...core), high = Math.max(...core);
+    const more = [...near, ...(limit == null ? [] : [limit])], factor = low > 0 && q.ratio ? Math.max(1.25, Math.pow(high / low, 0.9)) : null;
     const reach = (high - low) * 0.9 || Math.abs(high) * 0.1 || 1;
-    const soft = [...near, ...(limit == null ? [] : [limit])].filter((v) => v >= low - reach && v <= high + reach);
+    const soft = more.filter((v) => (factor ? v >= low / factor && v <= high * factor : v >= low - reach && v <= high + reach));
     low = Math.min(low, ...soft); high = Math.max(high, ...soft);
+    if (q.ratio && low > 0 && high / low > 2.2) { const room = Math.pow(high / low, 0.06); return [low / room, high * room, true]; }
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
-    return [low - pad, high + pad];
+    return [low - pad, high + pad, false];
+  }
+
+  /** From a value to its place between two ends; the scale is logarithmic where a factor says more than a difference. */
+  scale([low, high, log], from, to) {
+    const at = log ? (v) => Math.log(v / low) / Math.log(high / low) : (v) => (v - low) / (high - low);
+    return (v) => from + at(Math.min(high, Math.max(low, v))) * (to - from);
+  }
+
+  /** Round values whose places are far enough from each other to be read. */
+  marksOf([low, high, log], place, count, room) {
+    if (!log) return ticks(low, high, count);
+    const powers = [], first = Math.floor(Math.log10(low));
+    for (let p = first; Math.pow(10, p) <= high; p++) powers.push(Math.pow(10, p));
+    const sets = [[1], [1, 2, 5], [1, 2, 3, 5, 7], [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]];
+    let best = [];
+    for (const set of sets) {
+      const found = powers.flatMap((p) => set.map((m) => m * p)).filter((v) => v >= low && v <= high);
+      if (found.every((v, i) => !i || Math.abs(place(v) - place(found[i - 1])) >= room)) best = found;
+    }
+    return best;
   }
 
   draw(state) {
@@ -60,22 +85,20 @@ class Chart {
     const X = QUANTITIES[state.x], Y = QUANTITIES[state.y];
     const limitX = limitOn(state.x, state.budget), limitY = limitOn(state.y, state.budget);
     this.cut = false;
-    const [x0, x1] = this.domain(state.x, limitX), [y0, y1] = this.domain(state.y, limitY);
-    const clamp = (v, a, b) => Math.min(b, Math.max(a, v));
-    const sx = (v) => box.left + (clamp(v, x0, x1) - x0) / (x1 - x0) * (box.right - box.left);
-    const sy = (v) => box.bottom - (clamp(v, y0, y1) - y0) / (y1 - y0) * (box.bottom - box.top);
+    const dx = this.domain(state.x, limitX), dy = this.domain(state.y, limitY);
+    const sx = this.scale(dx, box.left, box.right), sy = this.scale(dy, box.bottom, box.top);
     const root = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": `${Y.title()} against ${X.title()}; models are listed in the table below` });
     const back = svg("g", { "aria-hidden": "true" });
     root.append(back);
-    this.frame(back, box, sx, sy, [x0, x1], [y0, y1], X, Y, H);
+    this.frame(back, box, sx, sy, dx, dy, X, Y, H);
     this.region(back, box, sx, sy, limitX, limitY, X, Y);
     this.spots = [];
-    if (state.others) this.trials(back, sx, sy, X, Y, [x0, x1], [y0, y1]);
+    if (state.others) this.trials(back, sx, sy, X, Y, dx, dy);
     if (state.others) this.failures(back, box, H);
     const shownModels = DATA.models.filter((m) => X.of(m) != null && Y.of(m) != null);
     this.stairs(back, shownModels, sx, sy, X, Y);
-    if (state.whiskers) this.whiskers(back, shownModels, sx, sy, X, Y, [x0, x1], [y0, y1]);
-    root.append(this.marks(shownModels, sx, sy, X, Y, [x0, x1], [y0, y1]));
+    if (state.whiskers) this.whiskers(back, shownModels, sx, sy, X, Y, dx, dy);
+    root.append(this.marks(shownModels, sx, sy, X, Y, dx, dy));
     root.append(this.labels(shownModels, sx, sy, X, Y, box));
     root.addEventListener("pointermove", (e) => this.hover(e, root, W));
     root.addEventListener("pointerleave", hideTip);
@@ -85,17 +108,17 @@ class Chart {
   }
 
   frame(g, box, sx, sy, dx, dy, X, Y, H) {
-    for (const t of ticks(dx[0], dx[1], this.narrow() ? 4 : 6)) {
+    for (const t of this.marksOf(dx, sx, this.narrow() ? 4 : 6, this.narrow() ? 62 : 54)) {
       g.append(svg("line", { class: "grid", x1: sx(t), x2: sx(t), y1: box.top, y2: box.bottom }));
       g.append(svg("text", { x: sx(t), y: box.bottom + 18, "text-anchor": "middle" }, axisText(X.text(t))));
     }
-    for (const t of ticks(dy[0], dy[1], 6)) {
+    for (const t of this.marksOf(dy, sy, 6, 26)) {
       g.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: sy(t), y2: sy(t) }));
       g.append(svg("text", { x: box.left - 8, y: sy(t) + 4, "text-anchor": "end" }, axisText(Y.text(t))));
     }
-    const arrow = (q) => (q.better(DATA.metric.minimize) > 0 ? "higher is better" : "lower is better");
-    g.append(svg("text", { class: "title", x: 0, y: 13 }, `${Y.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(Y)}`)));
-    g.append(svg("text", { class: "title", x: box.right, y: H - 8, "text-anchor": "end" }, `${X.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(X)}`)));
+    const arrow = (q, d) => (q.better(DATA.metric.minimize) > 0 ? "higher is better" : "lower is better") + (d[2] ? ", logarithmic" : "");
+    g.append(svg("text", { class: "title", x: 0, y: 13 }, `${Y.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(Y, dy)}`)));
+    g.append(svg("text", { class: "title", x: box.right, y: H - 8, "text-anchor": "end" }, `${X.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(X, dx)}`)));
   }
 
   region(g, box, sx, sy, limitX, limitY, X, Y) {
@@ -205,19 +228,30 @@ class Chart {
       if (X.of(m) == null || Y.of(m) == null) continue;
       const limit = m === current ? 34 : 24;
       const text = m.name.length > limit ? m.name.slice(0, limit - 1) + "…" : m.name;
-      const w = text.length * (m === current ? 6.9 : 6.4), x = sx(X.of(m)), y = sy(Y.of(m));
-      const places = [[x + 13, y - 9, "start"], [x + 13, y + 17, "start"], [x - 13, y - 9, "end"], [x - 13, y + 17, "end"], [x, y - 18, "middle"], [x, y + 27, "middle"]];
-      for (const [px, py, anchor] of places) {
+      const w = this.width(text, m === current ? 600 : 450), x = sx(X.of(m)), y = sy(Y.of(m));
+      const near = [[x + 13, y - 9, "start"], [x + 13, y + 17, "start"], [x - 13, y - 9, "end"], [x - 13, y + 17, "end"], [x, y - 18, "middle"], [x, y + 27, "middle"]];
+      const far = m !== current ? [] : [-44, 52, -78, 86, -112, 120].flatMap((dy) => [[x + 26, y + dy, "start"], [x - 26, y + dy, "end"], [x + 90, y + dy, "start"], [x - 90, y + dy, "end"]]);
+      for (const [px, py, anchor] of [...near, ...far]) {
         const a = anchor === "start" ? px : anchor === "end" ? px - w : px - w / 2;
         const r = { x0: a, x1: a + w, y0: py - 11, y1: py + 3 };
         const free = r.x0 > box.left - 4 && r.x1 < box.right + 8 && r.y0 > box.top - 8 && r.y1 < box.bottom && !used.some((u) => u.x0 < r.x1 && u.x1 > r.x0 && u.y0 < r.y1 && u.y1 > r.y0);
         if (!free) continue;
         used.push(r);
+        if (!near.some((n) => n[0] === px && n[1] === py)) g.append(svg("path", { class: "leader", d: `M${x},${y}L${anchor === "start" ? px - 4 : px + 4},${py - 4}` }));
         g.append(svg("text", { class: m === current ? "label" : "label minor", x: px, y: py, "text-anchor": anchor }, text));
         break;
       }
     }
     return g;
+  }
+
+  /** Width of a text in the units of the picture. */
+  width(text, weight) {
+    this.pen ??= document.createElement("canvas").getContext("2d");
+    if (!this.pen) return text.length * 7.5;
+    this.family ??= getComputedStyle(document.body).fontFamily;
+    this.pen.font = `${weight} ${this.narrow() ? 14 : 12.5}px ${this.family}`;
+    return this.pen.measureText(text).width + 4;
   }
 
   nearest(event, root, W) {

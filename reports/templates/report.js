@@ -1,9 +1,10 @@
 /* The page: one state, drawn again when it changes. */
-const DATA = JSON.parse(byId("data").textContent);
+const PLAIN = inflated(byId("data").textContent);
+const DATA = JSON.parse(PLAIN);
 const BASE = DATA.models.find((m) => m.key === DATA.baseline) || null;
 const UNIT = DATA.metric.unit;
-const TRIALS = DATA.trials.map(([number, key, name, role, axis, outcome, stage, error, search, latency, speed, size, memory, at]) =>
-  ({ number, key, name, role, axis, outcome, stage, error, search, latency: latency.length ? latency : null, speed: speed.length ? speed : null, size, memory, at }));
+const TRIALS = DATA.trials.map(([number, key, name, role, axis, outcome, stage, error, search, latency, speed, size, memory, at, full, reused]) =>
+  ({ number, key, name, role, axis, outcome, stage, error, search, latency: latency.length ? latency : null, speed: speed.length ? speed : null, size, memory, at, full: Boolean(full), reused }));
 const paired = (a) => (a ? [a[0] - a[3] + a[4], a[0] - a[3] + a[5]] : null);
 for (const m of [...DATA.models, ...TRIALS]) m.paired = paired(m.search);
 const BY_KEY = new Map(DATA.models.map((m) => [m.key, m]));
@@ -11,7 +12,7 @@ const LIMITS = [
   { name: "latency_ms", title: "latency at most", text: MT.msText, flag: (v) => `--latency ${v}ms` },
   { name: "size_bytes", title: "file at most", text: MT.bytesText, flag: (v) => `--size ${v}` },
   { name: "memory_bytes", title: "peak memory at most", text: MT.bytesText, flag: (v) => `--memory ${v}` },
-  { name: "max_drop", title: "points lost at most", text: (v) => MT.fixed(v, 2), flag: (v) => `--max-drop ${v}` },
+  { name: "max_drop", title: `${UNIT === "" || UNIT === "%" ? "points" : UNIT} lost at most`, text: (v) => (UNIT === "" || UNIT === "%" ? MT.fixed(v, 2) : MT.amount(v / 100)), flag: (v) => `--max-drop ${v}` },
   { name: "min_accuracy", title: `${DATA.metric.name} ${DATA.metric.minimize ? "at most" : "at least"}`, text: (v) => MT.metricText(v, UNIT), flag: (v) => `--min-accuracy ${v}` },
 ];
 const state = {
@@ -20,9 +21,11 @@ const state = {
   rows: "models", sort: "speed", down: true, find: "", all: false, tab: 0,
 };
 const chart = new Chart(byId("chart"), choose);
-const AXIS_WORDS = { none: "the original", formats: "formats only", sparsity: "channels cut", student: "student, or blocks removed" };
+const AXIS_WORDS = { none: "the original", formats: "formats only", sparsity: "channels, ranks or zeros", student: "student, or blocks removed" };
 
 const signed = (a) => MT.change(100 * a[3], UNIT);
+/** Half of the 95 % interval; nothing where there is none, as for fp32 against itself. */
+const margin = (range) => (range[2] > range[1] ? `±${MT.fixed((range[2] - range[1]) / 2, 2)}` : null);
 const signedText = (a) => MT.changeText(100 * a[3], UNIT);
 function describe(m) {
   const lines = [m.name];
@@ -38,12 +41,13 @@ function describe(m) {
 /* ---- the verdict ------------------------------------------------------------------------------------------------ */
 function figures(m) {
   if (!m) return [];
-  const a = m.test || m.search, entry = (value, small, name) => el("div", {}, el("dt", {}, name), el("dd", {}, value, small ? el("small", {}, small) : null));
+  const a = m.test || m.search, o = m.over && m.over.key !== m.key && m.role !== "fp32" ? m.over : null;
+  const entry = (value, small, name, than) => el("div", {}, el("dt", {}, name, o && than ? el("span", { class: "than" }, than) : null), el("dd", {}, value, small ? el("small", {}, small) : null));
   return [
-    entry(MT.ratio(m.speed[0]), `±${MT.fixed((m.speed[2] - m.speed[1]) / 2, 2)}`, "the speed of fp32"),
-    entry(MT.msText(m.latency[0]), null, `one inference, ${m.evidence.replaceAll("-", " ")}`),
-    entry(MT.bytesText(m.size), MT.percent(m.sizeRatio), "file, and its share of the original"),
-    entry(signed(a), UNIT === "" || UNIT === "%" ? "points" : UNIT, `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"} split`),
+    entry(MT.ratio(m.speed[0]), margin(m.speed), "the speed of fp32", o && `${MT.ratio(o.speed[0])} ${o.name}${o.told ? "" : ": a tie"}`),
+    entry(MT.msText(m.latency[0]), null, `one inference, ${m.evidence.replaceAll("-", " ")}`, null),
+    entry(MT.bytesText(m.size), MT.percent(m.sizeRatio), "file, share of fp32’s", o && `${MT.percent(o.size)} of ${o.name}`),
+    entry(signed(a), UNIT === "" || UNIT === "%" ? "points" : UNIT, `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"}`, o && (Math.abs(o.points) < 0.005 ? `the same as ${o.name}` : `${MT.change(o.points, UNIT)} against ${o.name}${o.toldAccuracy ? "" : ": noise"}`)),
   ];
 }
 function verdict() {
@@ -101,29 +105,35 @@ function command() {
   return ["modeltailor pick RUN", ...flags].join(" ");
 }
 function repick() {
-  const found = MT.pick(DATA.models.filter((m) => m.eligible).map((m) => ({ key: m.key, speedup: m.speed[0], size: m.size, accuracy: m.accuracy, judged: m.judged })), state.budget, DATA.metric.minimize);
+  const candidates = DATA.models.filter((m) => m.eligible).map((m) => ({ key: m.key, speedup: m.speed[0], size: m.size, accuracy: m.accuracy, judged: m.judged }));
+  const found = MT.pick(candidates, state.budget, DATA.metric.minimize);
   const host = byId("picked");
   host.dataset.key = found ? found.key : "";
+  host.dataset.nearest = "";
   if (!found) {
-    put(host, el("strong", { class: "none" }, "No model keeps these limits."), "Loosen one of them, or search again with this budget.", el("code", {}, command()));
+    const near = MT.nearest(candidates, state.budget, DATA.metric.minimize);
+    host.dataset.nearest = near ? near.model.key : "";
+    put(host, el("strong", { class: "none" }, "No model keeps these limits."), near ? ["Nearest is ", isolated(BY_KEY.get(near.model.key).name), `: ${MT.limitText(near.binding, UNIT)}. `] : null,
+      "Loosen that limit, or search longer with it.", el("code", {}, command()));
   } else {
     const m = BY_KEY.get(found.key);
     state.model = m;
-    const over = m.over && m.over.key !== m.key ? ` It is ${MT.ratio(m.over.speed[0])} the speed of the best uniform setting at ${MT.percent(m.over.size)} of its size.` : "";
+    const over = m.over && m.over.key !== m.key ? ` ${MT.ratio(m.over.speed[0])} the speed of ${m.over.name}, the best uniform setting for the run’s budget, at ${MT.percent(m.over.size)} of its size.` : "";
     put(host, el("strong", {}, isolated(m.name)), `${MT.ratio(m.speed[0])} the speed of fp32, ${MT.bytesText(m.size)}, ${signedText(m.test || m.search)} of ${DATA.metric.name}.${over}`, el("code", {}, command()));
   }
   refresh();
 }
 
 /* ---- models and trials ------------------------------------------------------------------------------------------ */
+const withChange = (m, a) => (a ? [MT.metricText(a[0], UNIT), m.role === "fp32" ? el("small", { class: "blank", "aria-hidden": "true" }, signed(a)) : el("small", {}, signed(a))] : "–");
 const COLUMNS = [
   { id: "name", title: "model", value: (m) => m.name.toLowerCase() },
-  { id: "speed", title: "speedup", value: (m) => (m.speed ? m.speed[0] : null), cell: (m) => (m.speed ? [MT.ratio(m.speed[0]), el("small", {}, `±${MT.fixed((m.speed[2] - m.speed[1]) / 2, 2)}`)] : "–") },
+  { id: "speed", title: "speedup", value: (m) => (m.speed ? m.speed[0] : null), cell: (m) => (m.speed ? [MT.ratio(m.speed[0]), el("small", {}, margin(m.speed))] : "–") },
   { id: "latency", title: "latency", value: (m) => (m.latency ? m.latency[0] : null), cell: (m) => (m.latency ? MT.msText(m.latency[0]) : "–") },
   { id: "size", title: "file", value: (m) => m.size, cell: (m) => (m.size == null ? "–" : MT.bytesText(m.size)) },
   { id: "memory", title: "memory", value: (m) => m.memory, cell: (m) => (m.memory == null ? "–" : MT.bytesText(m.memory)) },
-  { id: "search", title: "search split", value: (m) => (m.search ? m.search[0] : null), cell: (m) => (m.search ? [MT.metricText(m.search[0], UNIT), el("small", {}, signed(m.search))] : "–") },
-  { id: "test", title: "test split", value: (m) => (m.test ? m.test[0] : null), cell: (m) => (m.test ? [MT.metricText(m.test[0], UNIT), el("small", {}, signed(m.test))] : "–") },
+  { id: "search", title: `${DATA.metric.name}, search`, value: (m) => (m.search ? m.search[0] : null), cell: (m) => withChange(m, m.search) },
+  { id: "test", title: `${DATA.metric.name}, test`, value: (m) => (m.test ? m.test[0] : null), cell: (m) => withChange(m, m.test) },
   { id: "meets", title: "in budget", value: (m) => (m.meets ? 1 : 0), cell: (m) => (m.meets === undefined ? "–" : el("span", { class: m.meets ? "yes" : "no" }, m.meets ? "yes" : "no")) },
 ];
 const TRIAL_COLUMNS = [{ id: "number", title: "trial", value: (m) => m.number, cell: (m) => m.number }, COLUMNS[0], ...COLUMNS.slice(1, 6),
@@ -135,6 +145,12 @@ const ROWS = {
   failed: { title: "failed trials", rows: () => state.failed, columns: TRIAL_COLUMNS },
 };
 const SHOWN = 40;
+/** What the names of the models mean. */
+function glossary() {
+  if (!DATA.glossary.length) return;
+  put(byId("glossary"), el("p", { class: "note" }, `In the names, “${DATA.glossary[0][0]} ×3” are three layers in that format, and “+2” two more formats.`),
+    el("dl", { class: "pairs small" }, DATA.glossary.map(([name, text]) => [el("dt", {}, isolated(name)), el("dd", {}, text)])));
+}
 const columnsOf = (kind) => kind.columns.filter((c) => !["memory", "test"].includes(c.id) || kind.rows().some((m) => c.value(m) != null));
 function nameCell(m) {
   const model = BY_KEY.get(m.key), tags = [];
@@ -179,16 +195,18 @@ function chosenModel() {
   byId("chosen-kind").textContent = `Layer by layer · trial ${m.trial}${m.key === DATA.best ? " · recommended" : m.role === "fp32" ? " · the original" : m.role === "baseline" ? " · uniform setting" : " · on the front"}`;
   put(byId("chosen-h"), isolated(m.name));
   const ties = m.ties.map((i) => DATA.models[i].name);
-  put(host, el("div", { class: "prose" }, el("p", {}, isolated(m.text)), el("p", {}, el("strong", {}, "What executes: "), m.audit)),
+  put(host, el("div", { class: "prose" }, el("p", {}, isolated(m.text)), el("p", {}, el("strong", {}, "What executes: "), m.audit), m.loading ? el("p", {}, el("strong", {}, "Loading: "), m.loading) : null,
+      m.nMissing ? el("p", {}, el("strong", {}, "Taken out: "), `${m.nMissing} layer${m.nMissing > 1 ? "s" : ""} of the original: `, isolated(m.missing.join(", ")), m.nMissing > m.missing.length ? " …" : "") : null),
     m.cells.length ? el("div", { class: "layers", tabindex: 0, role: "region", "aria-label": "Layers along the graph" }, layerChart(m)) : null,
     m.cells.length ? layerLegend(m) : null,
     m.cells.length ? lazy("The layers as a table", () => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Layers as a table" }, layerTable(m))) : null,
+    m.cells.length ? auditSection(m) : null,
     el("div", { class: "cols" },
       pairs([["speedup", ends(m.speed, MT.ratio)], ["latency", ends(m.latency, MT.msText)], ["file", `${MT.bytesText(m.size)}, ${MT.percent(m.sizeRatio)} of fp32`],
         m.memory == null ? null : ["peak memory", `${MT.bytesText(m.memory)} over the bare runtime`], m.load == null ? null : ["load", MT.msText(m.load)]]),
       pairs([["search split", accuracyText(m.search)], ["test split", m.test ? accuracyText(m.test) : "not scored: not a finalist"],
         m.over && m.over.key !== m.key ? ["best uniform", `${m.over.name}: ${MT.ratio(m.over.speed[0])} its speed (${MT.ratio(m.over.speed[1])} to ${MT.ratio(m.over.speed[2])}), ${MT.percent(m.over.size)} of its size, ${MT.changeText(m.over.points, UNIT)} (${m.over.split} split)`] : null,
-        ties.length ? ["ties", `${ties.slice(0, 4).join("; ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}: latency and accuracy intervals overlap`] : null])),
+        ties.length ? ["ties", `${ties.slice(0, 4).join("; ")}${ties.length > 4 ? ` and ${ties.length - 4} more` : ""}: not told apart in speed and ${DATA.metric.name}`] : null])),
     m.limits.length ? el("ul", { class: "limits" }, m.limits.map((l) => el("li", { class: l.met ? "met" : "missed" }, el("b", { "aria-hidden": "true" }, l.met ? "✓" : "✕"), l.text))) : null,
   );
 }
@@ -212,7 +230,7 @@ function trust() {
       el("p", {}, EVIDENCE[DATA.evidence] || "Nothing has been measured yet.", " Every candidate ran in a fresh process, interleaved with the fp32 original."),
       el("p", {}, n.screening == null ? "" : `While searching, the speedup’s 95 % interval was ±${MT.percent(n.screening, 1)} (median).`, n.final == null ? "" : ` In the final measurement it was ±${MT.percent(n.final, 1)}; ${finals.length} models were measured again${n.n_undecided ? `, ${n.n_undecided} of them stayed undecided` : ""}.`),
       el("p", {}, "Accuracy is that of the very ONNX file, run by ONNX Runtime. The search split drove decisions; the test split was scored once, for finalists only. A limit counts as kept only on the unfavourable end of the interval."),
-      DATA.notes.map((t) => el("p", {}, el("strong", {}, "Note: "), isolated(t)))),
+      DATA.notes.length ? [el("h3", {}, "Notes of the run"), el("ul", { class: "notes" }, DATA.notes.map((t) => el("li", {}, isolated(t))))] : null),
     s.failures.length ? [el("h3", {}, `${s.failed} of ${s.trials} trials failed`), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Failed trials by reason" }, el("table", {},
       el("thead", {}, el("tr", {}, ["outcome", "stage", "trials", "what the first one said"].map((h, i) => el("th", { scope: "col", class: i === 2 ? null : "l" }, h)))),
       el("tbody", {}, s.failures.map((f) => el("tr", {}, el("td", { class: "l" }, isolated(f.outcome)), el("td", { class: "l" }, isolated(f.stage || "–")), el("td", {}, f.count), el("td", { class: "name l" }, isolated(f.example)))))))] : el("p", {}, "No trial failed."),
@@ -224,9 +242,9 @@ function trust() {
 }
 
 /* ---- the search ------------------------------------------------------------------------------------------------- */
-function bars(rows, label) {
+function bars(rows, label, kind) {
   const most = Math.max(...rows.map((r) => Math.max(...r.values)), 1e-12);
-  return el("div", { class: "bars", role: "list", "aria-label": label }, rows.map((r) => el("div", { role: "listitem", class: "row" }, el("span", { class: "n" }, isolated(r.name)),
+  return el("div", { class: kind ? `bars ${kind}` : "bars", role: "list", "aria-label": label }, rows.map((r) => el("div", { role: "listitem", class: "row" }, el("span", { class: "n" }, isolated(r.name)),
     el("span", { class: "two" }, r.values.map((v, i) => { const bar = el("span", { class: i ? "bar alt" : "bar" }); bar.style.display = "block"; bar.style.width = `${(100 * v) / most}%`; return bar; })), el("span", { class: "v" }, r.text))));
 }
 function curve(points) {
@@ -243,13 +261,13 @@ function curve(points) {
 function searchSection() {
   const s = DATA.search, total = s.split.reduce((a, r) => a + r[1], 0) || 1;
   put(byId("search-body"), 
-    el("p", { class: "prose" }, `${s.trials} trials in ${MT.secondsText(s.seconds)}: ${s.measured} measured, ${s.failed} failed. Seed ${DATA.seed}; axes: ${DATA.axes.join(", ")}. `, s.stopped ? el("span", {}, isolated(s.stopped)) : "The search is still going on."),
+    el("p", { class: "prose" }, `${s.trials} trials in ${MT.secondsText(s.seconds)}: ${s.measured} measured, ${s.failed} failed${s.partly ? `; scoring of ${s.partly} was given up early, because they could not matter any more` : ""}${s.reused ? `; figures of ${s.reused} were known from an earlier run on the same file` : ""}. Seed ${DATA.seed}; axes: ${DATA.axes.join(", ")}. `, s.stopped ? el("span", {}, isolated(s.stopped)) : "The search is still going on."),
     el("div", { class: "cols" },
-      s.hypervolume.length > 1 ? el("div", { class: "search-curve" }, el("h3", {}, "Hypervolume over time"), curve(s.hypervolume)) : null,
+      s.hypervolume.length > 1 ? el("div", { class: "search-curve" }, el("h3", {}, "How far the front has come"), el("p", { class: "note" }, `Hypervolume: how much of the space of ${DATA.metric.name}, speed and size the models found so far cover. It rises with every model that moves the front.`), curve(s.hypervolume)) : null,
       s.split.length ? el("div", {}, el("h3", {}, "Where the time went"), bars(s.split.map(([name, v]) => ({ name, values: [v], text: `${MT.secondsText(v)}, ${MT.percent(v / total)}` })), "Time by stage")) : null),
     s.importance.length ? el("div", { class: "importance" }, el("h3", {}, "Which options mattered"), el("p", { class: "note" }, "How much each option alone tells of the results of the search (adjusted share of explained variance). Effects that options share are counted under each of them."),
-      bars(s.importance.map(([name, a, l]) => ({ name, values: [a, l], text: `${MT.percent(a)} · ${MT.percent(l)}` })), "Importance of options"),
-      el("ul", { class: "legend" }, el("li", {}, swatch("var(--accent)"), `${DATA.metric.name} (first figure)`), el("li", {}, swatch("var(--c-sparsity)"), "latency (second figure)"))) : null,
+      el("ul", { class: "legend" }, el("li", {}, swatch("var(--accent)"), `upper bar: ${DATA.metric.name}`), el("li", {}, swatch("var(--c-sparsity)"), "lower bar: latency")),
+      bars(s.importance.map(([name, a, l]) => ({ name, values: [a, l], text: [el("span", {}, MT.percent(a)), el("span", {}, MT.percent(l))] })), "Importance of options", "pair")) : null,
   );
 }
 const swatch = (colour) => svg("svg", { viewBox: "0 0 15 15", "aria-hidden": "true" }, svg("rect", { x: 0, y: 4, width: 15, height: 8, fill: colour }));
@@ -257,8 +275,8 @@ const swatch = (colour) => svg("svg", { viewBox: "0 0 15 15", "aria-hidden": "tr
 /* ---- take it away ----------------------------------------------------------------------------------------------- */
 function csvText() {
   const cell = (v) => { let t = v == null ? "" : String(v); if (typeof v === "string" && /^[=+\-@\t\r]/.test(t)) t = "'" + t; return /[",\n]/.test(t) ? `"${t.replaceAll('"', '""')}"` : t; };
-  const head = ["trial", "key", "name", "role", "axis", "outcome", "stage", "error", "accuracy", "difference", "latency_ms", "speedup", "speedup_low", "speedup_high", "size_bytes", "peak_memory_bytes"];
-  const rows = TRIALS.map((t) => [t.number, t.key, t.name, t.role, t.axis, t.outcome, t.stage, t.error, t.search && t.search[0], t.search && t.search[3], t.latency && t.latency[0], ...(t.speed || [null, null, null]), t.size, t.memory]);
+  const head = ["trial", "key", "name", "role", "axis", "outcome", "stage", "error", "on_front", "accuracy", "accuracy_low", "accuracy_high", "difference", "difference_low", "difference_high", "latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high", "size_bytes", "peak_memory_bytes", "evidence", "finished_at_s"]; // those of outcomes.csv
+  const none = [null, null, null], rows = TRIALS.map((t) => [t.number, t.key, t.name, t.role, t.axis, t.outcome, t.stage, t.error, Number(Boolean(BY_KEY.get(t.key) && BY_KEY.get(t.key).front)), ...(t.search ? t.search.slice(0, 6) : [...none, ...none]), ...(t.latency || none), ...(t.speed || none), t.size, t.memory, t.latency ? DATA.evidence : null, t.at]);
   return [head, ...rows].map((r) => r.map(cell).join(",")).join("\n") + "\n";
 }
 function download(title, name, type, make) {
@@ -278,7 +296,7 @@ function take() {
     m && file ? pairs([["file", el("code", {}, isolated(file))], ["SHA-256", el("code", {}, m.sha256 || "–")], ["bytes", String(m.size)]]) : el("p", {}, "The file of this model was not kept."),
     tabs, el("div", { id: "snippet", role: "tabpanel", tabindex: 0, "aria-labelledby": `tab-${state.tab}` }, el("pre", { tabindex: 0 }, el("code", {}, code(chosen)))),
     el("p", { class: "under" }, el("span", {}, chosen.needs), el("span", {}, copied, copy)),
-    el("div", { class: "downloads" }, download("All trials as CSV", "outcomes.csv", "text/csv", csvText), download("This report’s data as JSON", "report-data.json", "application/json", () => byId("data").textContent),
+    el("div", { class: "downloads" }, download("All trials as CSV", "outcomes.csv", "text/csv", csvText), download("This report’s data as JSON", "report-data.json", "application/json", () => PLAIN),
       download("The job file", "job.yaml", "text/yaml", () => DATA.job)),
     lazy("Show the job file", () => el("pre", { tabindex: 0 }, el("code", {}, DATA.job))),
   );
@@ -335,6 +353,7 @@ function controls() {
 }
 byId("front-note").textContent = unbroken("Filled marks are models that no other beats in accuracy, latency and size together. Whiskers are 95 % intervals; that of the metric is the paired one against fp32. The shaded part keeps the budget. Choose a model to see it everywhere below.");
 controls();
+glossary();
 if (!DATA.models.length) for (const id of ["front", "models", "chosen", "take"]) { byId(id).hidden = true; document.querySelector(`.contents [href="#${id}"]`).hidden = true; }
 verdict();
 trust();

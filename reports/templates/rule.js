@@ -38,16 +38,32 @@ const MT = (() => {
     return Math.floor(whole / 3600) + " h " + Math.floor((whole % 3600) / 60) + " min";
   }
 
-  /** Names of the limits that a model's judged figures do not keep. */
-  function violations(judged, budget, minimize) {
-    const broken = [], slack = 1e-9;
-    const share = (name, allowed, value) => { if (allowed != null && (value == null || (value - allowed) / allowed > slack)) broken.push(name); };
+  /** How a model's judged figures stand to each limit; excess is a share of the limit, or points of the metric. */
+  function margins(judged, budget, minimize) {
+    const out = [];
+    const add = (limit, allowed, value, excess, points) => { if (allowed != null) out.push({ limit, allowed, value, excess, points, kept: value != null && excess <= 1e-9 }); };
+    const share = (limit, allowed, value) => add(limit, allowed, value, value == null ? 1 : (value - allowed) / allowed, false);
     share("latency", budget.latency_ms, judged.latency_ms);
     share("size", budget.size_bytes, judged.size_bytes);
     share("memory", budget.memory_bytes, judged.memory_bytes);
-    if (budget.max_drop != null && judged.drop_points - budget.max_drop > slack) broken.push("drop");
-    if (budget.min_accuracy != null && 100 * (minimize ? 1 : -1) * (judged.accuracy - budget.min_accuracy) > slack) broken.push("accuracy");
-    return broken;
+    add("drop", budget.max_drop, judged.drop_points, judged.drop_points - budget.max_drop, true);
+    add("accuracy", budget.min_accuracy, judged.accuracy, 100 * (minimize ? 1 : -1) * (judged.accuracy - budget.min_accuracy), true);
+    return out;
+  }
+  const violations = (judged, budget, minimize) => margins(judged, budget, minimize).filter((m) => !m.kept);
+  /** One point of the metric weighs as much as 10 % of a limit. */
+  const weight = (m) => (m.points ? m.excess / 10 : m.excess);
+  const LIMIT_NAMES = { latency: "latency", size: "file size", memory: "peak memory", drop: "accuracy loss", accuracy: "accuracy" };
+  /** One limit in words, as verdict.py has it. */
+  function limitText(m, unit) {
+    const name = LIMIT_NAMES[m.limit];
+    if (m.value == null) return `${name} not kept: it was not measured`;
+    const text = (v) => ({ latency: msText, size: bytesText, memory: bytesText, drop: (x) => (unit === "" || unit === "%" ? fixed(x, 2) + " points" : `${amount(x / 100)} ${unit}`), accuracy: (x) => metricText(x, unit) })[m.limit](v);
+    const room = m.points ? changeText(Math.abs(m.excess), unit).replace(/^\+/, "") : percent(Math.abs(m.excess), 1);
+    const figures = `${["size", "memory"].includes(m.limit) ? "" : "at worst "}${text(m.value)}, limit ${text(m.allowed)}`;
+    if (m.kept) return `${name} kept with ${room} to spare (${figures})`;
+    if (!m.points && m.excess >= 1) return `${name} missed, ${ratio(1 + m.excess)} what is allowed (${figures})`;
+    return `${name} missed by ${room} (${figures})`;
   }
   function least(models, costs) {
     let best = null, bestCost = null;
@@ -73,6 +89,12 @@ const MT = (() => {
     const tied = feasible.filter((m) => m.speedup >= fastest * (1 - TIE));
     return least(tied, (m) => [m.size, sign * m.accuracy, m.key]);
   }
-  return { fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, violations, pick };
+  /** The model whose worst excess is smallest, and the limit that it misses most; null if there is no model. */
+  function nearest(models, budget, minimize) {
+    const worst = (m) => violations(m.judged, budget, minimize).reduce((a, v) => (a === null || weight(v) > weight(a) ? v : a), null);
+    const model = least(models, (m) => { const w = worst(m); return [w === null ? 0 : Math.max(0, weight(w)), m.key]; });
+    return model && { model, binding: worst(model) };
+  }
+  return { margins, nearest, limitText, fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, violations, pick };
 })();
 if (typeof module !== "undefined") module.exports = MT;

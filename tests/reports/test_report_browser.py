@@ -1,55 +1,30 @@
-"""The report in a real browser: needs Chromium, node, and npm for two packages of ``browser/package.json``.
-
-Set ``MODELTAILOR_SCREENSHOTS`` to a folder to keep pictures of the pages for looking at them.
-"""
+"""The report in a real browser; ``conftest.py`` says what that needs."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from modeltailor.reports import RunSummary, pick, render_html
-from modeltailor.reports.wording import bytes_text, fixed, metric_text, ms_text, points, ratio
+from modeltailor.reports import RunSummary, outcomes_csv, pick, read_summary, summarize
+from modeltailor.reports.choice import choosable, figures_of_model
+from modeltailor.reports.synthetic import synthetic_history
+from modeltailor.reports.wording import amount, bytes_text, fixed, metric_text, ms_text, percent, points, ratio
+from modeltailor.search.front import nearest
 from modeltailor.targets import Budget
 
 pytestmark = pytest.mark.slow
 
-_FOLDER = Path(__file__).parent / "browser"
+Drive = Callable[[RunSummary, Path], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    for name in ("package.json", "drive.mjs"):
-        shutil.copy(_FOLDER / name, folder / name)
-    subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True)
-    return folder / "drive.mjs"
-
-
-def _drive(driver: Path, summary: RunSummary, folder: Path) -> dict[str, Any]:
-    report = folder / "report.html"
-    report.write_text(render_html(summary))
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    assert chromium, "install Chromium, or set CHROMIUM to its path"
-    shots = os.environ.get("MODELTAILOR_SCREENSHOTS")
-    command = ["node", str(driver), chromium, str(report), *([shots] if shots else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout)
-    return seen
-
-
-@pytest.fixture(scope="module")
-def seen(driver: Path, summary: RunSummary, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return _drive(driver, summary, tmp_path_factory.mktemp("page"))
+def seen(drive: Drive, summary: RunSummary, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return drive(summary, tmp_path_factory.mktemp("page"))
 
 
 def test_page_is_quiet_offline_and_soon_ready(seen: dict[str, Any]) -> None:
@@ -62,6 +37,10 @@ def test_sliders_change_the_pick_to_what_pick_says(seen: dict[str, Any], summary
     for step in seen["picks"]:
         found = pick(summary, Budget(**step["budget"]))
         assert step["key"] == (found.key if found else ""), step
+        if found is None:
+            close = nearest(map(figures_of_model, choosable(summary.models)), Budget(**step["budget"]))
+            assert close is not None
+            assert step["nearest"] == close.key, step
     assert len({step["key"] for step in seen["picks"]}) >= 4
     assert seen["reset"] == summary.best
 
@@ -83,6 +62,32 @@ def test_table_sorts_filters_and_shows_failures(seen: dict[str, Any], summary: R
     assert seen["layers"] == len(summary.models[0].recipe.sites)
 
 
+def test_every_figure_of_the_layers_is_that_of_the_summary(seen: dict[str, Any], summary: RunSummary) -> None:
+    model = summary.model_of(seen["layerModel"])
+    assert model is not None
+    head = seen["layerHead"]
+    assert {"time", "share", "of fp32’s time", "sensitivity"} <= set(head)
+    assert ("channels kept" in head) == any(s.channels_kept not in (None, 1.0) for s in model.recipe.sites)
+    assert ("zeros" in head) == any((s.sparsity or 0.0) >= 0.0005 for s in model.recipe.sites)
+    for row, site in zip(seen["layerTable"], model.recipe.sites, strict=True):
+        shown = dict(zip(head, row, strict=True))
+        assert shown["layer"] == site.site
+        assert (shown["bits"], shown["executed kernel"]) == (str(site.storage_bits), site.executed_kernel)
+        assert shown["bytes"] == bytes_text(site.stored_bytes)
+        assert site.bytes_of_fp32 is not None
+        assert shown["of fp32"] == percent(site.bytes_of_fp32)
+        assert site.time_ms is not None
+        assert shown["time"] == ms_text(site.time_ms)
+        assert site.time_share is not None
+        assert shown["share"] == percent(site.time_share, 1)
+        if "zeros" in shown:
+            assert shown["zeros"] == percent(site.sparsity or 0.0, 1)
+        assert shown["sensitivity"] == ("–" if site.sensitivity is None else amount(site.sensitivity))
+    assert model.profile is not None
+    assert model.profile.sentence in seen["audit"]
+    assert {"sensitivity", "zeros, %", "Time", "Stored bytes"} <= set(seen["strips"])
+
+
 def test_every_figure_of_the_table_is_that_of_the_summary(seen: dict[str, Any], summary: RunSummary) -> None:
     assert len(seen["table"]) == len(summary.models)
     for key, name, speed, latency, size, memory, search, test, meets in seen["table"]:
@@ -91,7 +96,8 @@ def test_every_figure_of_the_table_is_that_of_the_summary(seen: dict[str, Any], 
         assert m.peak_memory_bytes is not None
         assert m.accuracy.test is not None
         assert name.startswith(m.name)
-        assert speed == f"{ratio(m.speedup.value)}±{fixed((m.speedup.high - m.speedup.low) / 2, 2)}"
+        half = (m.speedup.high - m.speedup.low) / 2
+        assert speed == ratio(m.speedup.value) + (f"±{fixed(half, 2)}" if half > 0 else "")
         assert latency == ms_text(m.latency_ms.value)
         assert (size, memory) == (bytes_text(m.size_bytes), bytes_text(m.peak_memory_bytes))
         for text, record in ((search, m.accuracy.search), (test, m.accuracy.test)):
@@ -107,6 +113,15 @@ def test_every_figure_of_the_table_is_that_of_the_summary(seen: dict[str, Any], 
 def test_download_holds_every_trial(seen: dict[str, Any], summary: RunSummary) -> None:
     rows = list(csv.DictReader(io.StringIO(seen["csv"])))
     assert [int(r["trial"]) for r in rows] == [t.number for t in summary.trials]
+    full = list(csv.DictReader(io.StringIO(outcomes_csv(summary))))
+    assert list(rows[0]) == list(full[0])
+    for mine, theirs in zip(rows, full, strict=True):
+        for name, text in theirs.items():
+            if name in ("name", "error", "key", "role", "axis", "outcome", "stage", "evidence"):
+                assert mine[name] == text[:240], name
+            else:
+                assert (mine[name] == "") == (text == ""), name
+                assert text == "" or float(mine[name]) == pytest.approx(float(text), rel=1e-5), name
     assert "onnxruntime_cxx_api.h" in seen["cpp"]
 
 
@@ -115,8 +130,34 @@ def test_no_accessibility_fault_and_no_sideways_scrolling(seen: dict[str, Any]) 
     assert seen["overflow"] == {"light": 0, "dark": 0, "phone": 0}
 
 
-def test_large_report_is_ready_in_time(driver: Path, large: RunSummary, tmp_path: Path) -> None:
-    found = _drive(driver, large, tmp_path)
+def test_large_report_is_ready_in_time(drive: Drive, large: RunSummary, tmp_path: Path) -> None:
+    found = drive(large, tmp_path)
     assert found["errors"] == []
     assert min(found["ready"]) < 1500
     assert [fault for fault in found["axe"] if fault["impact"] in ("serious", "critical")] == []
+    assert found["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+
+
+_NONE = {"max_drop": 0.0, "latency_ms": 0.01, "size_bytes": None, "memory_bytes": None, "min_accuracy": None}
+
+
+@pytest.mark.parametrize("kind", ["real", "hopeless", "hostile", "devices"])
+def test_every_kind_of_run_has_a_sound_page(drive: Drive, real_run: Path, kind: str, tmp_path: Path) -> None:
+    evil = (
+        "</script><script>alert({i})</script>\u202e\u0000\"'&{stage}{block}<img src=x onerror=alert(1)>" + "A" * 10_000
+    )
+    found: RunSummary = {
+        "real": lambda: read_summary(real_run / "summary.json"),
+        "hopeless": lambda: summarize(synthetic_history(budget=_NONE)),
+        "hostile": lambda: summarize(synthetic_history(40, site_name=evil, title=evil, seed=4)),
+        "devices": lambda: summarize(synthetic_history(elsewhere=("pixel-8", "raspberry-pi-5"))),
+    }[kind]()
+    saw = drive(found, tmp_path)
+    assert (saw["errors"], saw["requests"], saw["dialogs"]) == ([], [], [])
+    assert min(saw["ready"]) < 1000
+    assert [fault for fault in saw["axe"] if fault["impact"] in ("serious", "critical", "moderate")] == []
+    assert saw["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+    for step in saw["picks"]:
+        best = pick(found, Budget(**step["budget"]))
+        assert step["key"] == (best.key if best else ""), step
+    assert ("Devices" in saw["contents"]) == (kind == "devices")

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from modeltailor.reports import RunSummary, pick, wording
-from modeltailor.reports.summarize import choosable
+from modeltailor.reports.choice import choosable, figures_of_model, limit_checks
+from modeltailor.reports.verdict import limit_sentence
+from modeltailor.search.front import nearest
 from modeltailor.targets import Budget
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node runs the page's script outside a browser")
@@ -24,6 +26,9 @@ const { models, budgets, numbers } = JSON.parse(require("fs").readFileSync(0, "u
 const name = (m) => (m ? m.key : "");
 process.stdout.write(JSON.stringify({
   picks: budgets.map((b) => name(MT.pick(models, b, false))),
+  nearest: budgets.map((b) => MT.nearest(models, b, false).model.key),
+  bindings: budgets.map((b) => MT.nearest(models, b, false).binding).map((m) => (m ? MT.limitText(m, "") : "")),
+  limits: ["", "dB"].map((unit) => budgets.map((b) => MT.margins(models[0].judged, b, false).map((m) => MT.limitText(m, unit)))),
   texts: numbers.map((v) => [MT.msText(v), MT.bytesText(v), MT.ratio(v), MT.percent(v / 1000, 2), MT.points(v - 5),
     MT.secondsText(v), MT.metricText(v / 1e6, ""), MT.metricText(v, "dB"), MT.fixed(v, 3),
     MT.changeText(v - 5, ""), MT.changeText(v - 5, "dB")]),
@@ -64,8 +69,8 @@ def _budgets(n: int, seed: int) -> list[Budget]:
     return out
 
 
-def test_sliders_pick_what_python_picks(summary: RunSummary, tmp_path: Path) -> None:
-    models = [
+def _models(summary: RunSummary) -> list[dict[str, Any]]:
+    return [
         {
             "key": m.key,
             "speedup": m.speedup.value,
@@ -75,17 +80,51 @@ def test_sliders_pick_what_python_picks(summary: RunSummary, tmp_path: Path) -> 
         }
         for m in choosable(summary.models)
     ]
+
+
+def _plain(budgets: list[Budget]) -> list[dict[str, Any]]:
+    return [{n: getattr(b, n) for n in Budget.__dataclass_fields__} for b in budgets]
+
+
+def test_sliders_pick_what_python_picks(summary: RunSummary, tmp_path: Path) -> None:
+    models = _models(summary)
     budgets = _budgets(400, seed=5)
     for m in summary.models:  # limits that are kept exactly, and just missed
         budgets += [Budget(latency_ms=m.judged.latency_ms, size_bytes=m.size_bytes, max_drop=5.0)]
         budgets += [Budget(min_accuracy=m.judged.accuracy, memory_bytes=m.peak_memory_bytes)]
         budgets += [Budget(size_bytes=m.size_bytes - 1, max_drop=max(0.0, m.judged.drop_points))]
-    plain = [{n: getattr(b, n) for n in Budget.__dataclass_fields__} for b in budgets]
-    picks = _node({"models": models, "budgets": plain, "numbers": []}, tmp_path)["picks"]
+    picks = _node({"models": models, "budgets": _plain(budgets), "numbers": []}, tmp_path)["picks"]
     expected = [found.key if (found := pick(summary, b)) else "" for b in budgets]
     assert picks == expected
     assert len(set(expected)) >= 6  # the budgets do tell models apart, and some ask too much
     assert "" in expected
+
+
+def test_where_nothing_keeps_the_limits_the_page_names_what_python_names(summary: RunSummary, tmp_path: Path) -> None:
+    budgets = [
+        *_budgets(300, seed=9),
+        Budget(latency_ms=0.001, max_drop=0.1),  # hopeless: many times what is allowed
+        Budget(size_bytes=10, min_accuracy=0.99),
+    ]
+    models = _models(summary)
+    found = _node({"models": models, "budgets": _plain(budgets), "numbers": []}, tmp_path)
+    figures = {m.key: figures_of_model(m) for m in choosable(summary.models)}
+    n_missed = 0
+    for i, budget in enumerate(budgets):
+        checks = limit_checks(figures[models[0]["key"]], budget, False)
+        for unit, texts in zip(("", "dB"), found["limits"], strict=True):
+            metric = summary.metric.model_copy(update={"unit": unit})
+            assert texts[i] == [limit_sentence(c, metric) for c in checks]
+        close = nearest(figures.values(), budget)
+        assert close is not None
+        if pick(summary, budget) is None:
+            n_missed += 1
+            assert found["nearest"][i] == close.key
+            missed = [limit_sentence(c, summary.metric) for c in limit_checks(close, budget, False) if not c.met]
+            assert found["bindings"][i] in missed
+        else:
+            assert found["bindings"][i] == ""
+    assert n_missed > 20
 
 
 def test_numbers_read_the_same_in_browser_and_python(tmp_path: Path) -> None:

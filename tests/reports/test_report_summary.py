@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeltailor.reports import RunSummary, budget_of, pick, summarize, summary_json
+from modeltailor.reports.choice import figures_of_model, limit_checks
 from modeltailor.reports.importance import epsilon_squared
 from modeltailor.reports.schema import schema_text
-from modeltailor.reports.summarize import figures_of_model, limit_checks
 from modeltailor.reports.synthetic import synthetic_history
 from modeltailor.search.front import figures_of, pareto_front, violations
 from modeltailor.search.records import AccuracyRecord, RunHistory
@@ -107,7 +107,52 @@ def test_gain_is_stated_over_the_best_uniform_setting(summary: RunSummary) -> No
     assert over.speedup.value == pytest.approx(best.speedup.value / uniform.speedup.value)
     assert over.speedup.low < over.speedup.value < over.speedup.high
     assert over.size_ratio == best.size_bytes / uniform.size_bytes
-    assert uniform.name in summary.verdict.text
+    assert uniform.name in summary.verdict.sentences[0]  # the first thing said after the headline
+    assert over.speed_differs
+    assert f"{100 * (1 - over.speedup.value):.1f} % slower" in summary.verdict.sentences[0]
+    assert f"{-over.accuracy_points:.2f} points worse in accuracy (test split" in summary.verdict.sentences[0]
+    assert ("within the noise" in summary.verdict.sentences[0]) == (not over.accuracy_differs)
+
+
+def _blurred(history: RunHistory, by: float) -> RunHistory:
+    """The same run with wider intervals of its finalists' speed."""
+    finals = []
+    for f in history.finals:
+        s = f.speedup
+        wide = s.model_copy(update={"low": s.value - by * (s.value - s.low), "high": s.value + by * (s.high - s.value)})
+        finals.append(f.model_copy(update={"speedup": wide}))
+    return RunHistory(run=history.run, trials=history.trials, finals=tuple(finals))
+
+
+def test_words_about_the_best_uniform_setting_agree_with_the_ties(history: RunHistory) -> None:
+    told, n_tied = set(), 0
+    for found in (summarize(_blurred(history, by)) for by in (1.0, 4.0, 12.0)):
+        for model in found.models:
+            over, uniform = model.over_uniform, found.model_of(found.best_uniform)
+            if over is None or uniform is None or over.key == model.key:
+                continue
+            assert over.speed_differs == (not over.speedup.low <= 1.0 <= over.speedup.high)
+            if model.speedup.low > uniform.speedup.high:  # whole intervals apart: surely another speed
+                assert over.speed_differs
+            if uniform.on_front and model.on_front:
+                tied = uniform.key in model.ties
+                n_tied += tied
+                assert tied == (not over.speed_differs and not over.accuracy_differs)
+            told.add((over.speed_differs, over.accuracy_differs))
+    assert len(told) >= 3
+    assert n_tied >= 2
+
+
+def test_a_limit_that_is_missed_many_times_is_told_as_a_factor() -> None:
+    limits = {"max_drop": 0.0, "latency_ms": 0.01, "size_bytes": 60_000, "memory_bytes": None, "min_accuracy": None}
+    found = summarize(synthetic_history(budget=limits))
+    nearest_model = found.model_of(found.verdict.key)
+    assert nearest_model is not None
+    assert f"{nearest_model.judged.latency_ms / 0.01:.1f}× what is allowed" in found.verdict.headline
+    size = next(c for c in nearest_model.limits if c.limit == "size")
+    assert size.margin is not None
+    assert -1 < size.margin < 0
+    assert f"missed by {-100 * size.margin:.1f} %" in " ".join(found.verdict.limits)
 
 
 def test_ties_go_both_ways_and_only_within_the_front(summary: RunSummary) -> None:
@@ -189,7 +234,8 @@ def test_a_metric_where_less_is_better_gives_the_mirrored_report(history: RunHis
         assert set(model.ties) == set(twin.ties)
         if model.over_uniform and twin.over_uniform:
             assert model.over_uniform.accuracy_points == pytest.approx(twin.over_uniform.accuracy_points)
-    assert "points of error rate lost" in found.verdict.headline
+    assert "error rate 0.50 points worse on the test split" in found.verdict.headline
+    assert "points worse in error rate" in found.verdict.sentences[0]
 
 
 def test_wide_and_unsettled_measurements_are_called_so(history: RunHistory, summary: RunSummary) -> None:
@@ -200,7 +246,7 @@ def test_wide_and_unsettled_measurements_are_called_so(history: RunHistory, summ
         wide = s.model_copy(update={"low": s.value * 0.8, "high": s.value * 1.25})
         finals.append(final.model_copy(update={"speedup": wide, "verdict": "NOISY"}))
     noisy = summarize(RunHistory(run=history.run, trials=history.trials, finals=tuple(finals)))
-    assert "which is wide" in noisy.verdict.text
+    assert "That is wide" in noisy.verdict.text
     assert "stayed NOISY" in noisy.verdict.text
     assert noisy.noise.n_undecided == len(finals)
     best = noisy.model_of(noisy.best)

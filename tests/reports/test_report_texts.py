@@ -5,11 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import re
+import struct
+import sys
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from modeltailor.compress.vocabulary import Recipe, Structure
+from modeltailor.errors import EnvironmentFault
 from modeltailor.reports import (
     RunSummary,
     front_frame,
@@ -23,8 +30,11 @@ from modeltailor.reports import (
     write_reports,
 )
 from modeltailor.reports.figure import ticks
-from modeltailor.reports.naming import audit_sentence, kernel_family
+from modeltailor.reports.labels import Box, place_labels
+from modeltailor.reports.naming import audit_sentence, kernel_family, loading_sentence, recipe_name
+from modeltailor.reports.plot import render_png
 from modeltailor.reports.synthetic import synthetic_history
+from modeltailor.reports.tables import OUTCOME_COLUMNS, outcomes_parquet
 from modeltailor.reports.wording import bytes_text, metric_text, ms_text, points, ratio
 from modeltailor.search.records import RunHistory, SiteRecord
 
@@ -57,7 +67,8 @@ def test_terminal_shows_the_same_figures_without_colour_codes(summary: RunSummar
     for key in summary.front:
         m = summary.model_of(key)
         assert m is not None
-        wanted = (f"{ratio(m.speedup.value)} ±", ms_text(m.latency_ms.value), bytes_text(m.size_bytes),
+        spread = " ±" if m.speedup.high > m.speedup.low else ""  # the original against itself has none
+        wanted = (f"{ratio(m.speedup.value)}{spread}", ms_text(m.latency_ms.value), bytes_text(m.size_bytes),
                   points(100 * m.accuracy.search.difference))  # fmt: skip
         assert any(all(w in line for w in wanted) for line in lines), m.name
     marked = [line for line in lines if line.startswith(">")]
@@ -182,3 +193,81 @@ def test_audit_separates_what_is_stored_from_what_is_executed() -> None:
     assert "1 of 4 layers runs on the block-wise MatMulNBits kernel" in text
     assert kernel_family("com.microsoft.QGemm") == "integer"
     assert kernel_family("FusedConv") == "float"
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # a busy machine is no fault
+@given(st.lists(st.tuples(st.floats(0, 700), st.floats(0, 400), st.floats(20, 240)), max_size=12))
+def test_names_in_pictures_never_cover_each_other_or_leave_the_frame(wanted: list[tuple[float, float, float]]) -> None:
+    frame = Box(left=0, top=0, right=700, bottom=400)
+    boxes = []
+    for (_, _, width), label in zip(wanted, place_labels(wanted, [w[:2] for w in wanted], frame), strict=True):
+        if label is not None:
+            left = label.x - {"start": 0.0, "middle": width / 2, "end": width}[label.anchor]
+            boxes.append(Box(left=left, right=left + width, top=label.y - 10.4, bottom=label.y + 2.6))
+    assert all(b.left >= 0 and b.right <= 700.001 and b.top >= -0.001 and b.bottom <= 400.001 for b in boxes)
+    assert not any(a.meets(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_lonely_name_is_placed() -> None:
+    frame = Box(left=0, top=0, right=700, bottom=400)
+    assert place_labels([(10.0, 10.0, 200.0)], [(10.0, 10.0), (40.0, 10.0)], frame)[0] is not None
+
+
+def test_parquet_holds_the_rows_of_the_csv_with_types(summary: RunSummary) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(io.BytesIO(outcomes_parquet(summary)))
+    assert tuple(table.column_names) == OUTCOME_COLUMNS
+    rows = list(csv.DictReader(io.StringIO(outcomes_csv(summary))))
+    for row, held in zip(rows, table.to_pylist(), strict=True):
+        for name, text in row.items():
+            value = held[name]
+            if text == "":
+                assert value in (None, "")
+            elif isinstance(value, str):
+                assert value == text.removeprefix("'")
+            else:
+                assert value == float(text)
+    assert str(table.schema.field("size_bytes").type) == "int64"
+    assert str(table.schema.field("latency_ms").type) == "double"
+
+
+def test_png_is_a_picture_of_the_stated_size_and_repeats(summary: RunSummary) -> None:
+    pytest.importorskip("matplotlib")
+    data = render_png(summary, dpi=50)
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert struct.unpack(">II", data[16:24]) == (380, 230)
+    assert data == render_png(summary, dpi=50)
+    assert len(render_png(summarize(synthetic_history(0, finished=False)), dpi=50)) > 500
+
+
+@pytest.mark.parametrize(("library", "render", "extra"), [
+    ("matplotlib", render_png, "plots"), ("pyarrow", outcomes_parquet, "parquet")])  # fmt: skip
+def test_a_missing_library_is_said_with_the_line_that_installs_it(
+    summary: RunSummary,
+    monkeypatch: pytest.MonkeyPatch,
+    library: str,
+    render: Callable[[RunSummary], bytes],
+    extra: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(EnvironmentFault, match=f"needs {library}") as caught:
+        render(summary)
+    assert caught.value.exit_code == 5
+    assert f"pip install 'modeltailor[{extra}]'" in caught.value.line()
+
+
+def test_loading_tells_packed_from_plain() -> None:
+    sites = [_site("QLinearConv", 8), _site("QLinearConv", 4), _site("MatMulNBits", 4)]
+    text = loading_sentence(sites, 35.0, 7.0)
+    assert text == (
+        "1 of 3 layers are stored packed; the runtime unpacks them once, while it loads the file; "
+        "1 of 3 layers stay packed in memory, block by block; loading takes 35.0 ms, 7.00 ms for the original."
+    )
+    assert "All weights are stored" in loading_sentence(sites[:1], None, None)
+    assert loading_sentence([], 1.0, 1.0) == ""
+
+
+def test_names_tell_ranks_zeros_and_resolution() -> None:
+    structure = Structure(ranks=(("a", 4), ("b", 8)), sparsity=(("c", 0.5),), pattern="2:4", resolution=0.75)
+    name = recipe_name(Recipe(structure=structure), [])
+    assert name == "2 layers split in two of low rank · 50 % zeros in 1 layer, 2:4 · sees 75 % of the resolution · fp32"

@@ -7,12 +7,13 @@ const [chromiumPath, report, shots] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const browser = await chromium.launch({ executablePath: chromiumPath, args: quiet });
-const seen = { errors: [], requests: [], ready: [], picks: [], axe: [], overflow: {} };
+const seen = { errors: [], requests: [], ready: [], picks: [], axe: [], overflow: {}, dialogs: [] };
 
 async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, acceptDownloads: true, ...options });
   const page = await context.newPage();
   page.on("console", (m) => { if (["error", "warning"].includes(m.type())) seen.errors.push(m.text()); });
+  page.on("dialog", (d) => { seen.dialogs.push(d.message()); d.dismiss(); });
   page.on("pageerror", (e) => seen.errors.push(e.message));
   page.on("request", (r) => { if (!/^(file|data):/.test(r.url())) seen.requests.push(r.url()); });
   await page.goto("file://" + report);
@@ -36,14 +37,14 @@ for (let i = 0; i < 60; i++) {
     const input = document.getElementById(id);
     input.value = step;
     input.dispatchEvent(new Event("input"));
-    return { budget: { ...state.budget }, key: document.getElementById("picked").dataset.key, text: document.getElementById("picked").innerText };
+    return { budget: { ...state.budget }, key: document.getElementById("picked").dataset.key, nearest: document.getElementById("picked").dataset.nearest, text: document.getElementById("picked").innerText };
   }, [id, step]));
 }
 await page.click("#reset");
 seen.reset = await page.evaluate(() => document.getElementById("picked").dataset.key);
 
 // the chart: hover, click, keyboard
-const other = await page.evaluate(() => DATA.models.find((m) => m.front && m !== state.model).key);
+const other = await page.evaluate(() => (DATA.models.find((m) => m.front && m !== state.model) || DATA.models.find((m) => m !== state.model)).key);
 const mark = page.locator(`#chart [data-key="${other}"]`);
 await mark.scrollIntoViewIfNeeded();
 const box = await mark.boundingBox();
@@ -57,7 +58,8 @@ seen.focused = await page.evaluate(() => document.activeElement.dataset.key);
 await page.keyboard.press("Enter");
 seen.entered = await page.evaluate(() => state.model.key);
 seen.axes = [];
-for (const [x, y] of [["size", "accuracy"], ["speedup", "size"], ["memory", "latency"]]) {
+const measuresMemory = await page.evaluate(() => DATA.models.some((m) => m.memory != null));
+for (const [x, y] of [["size", "accuracy"], ["speedup", "size"], [measuresMemory ? "memory" : "accuracy", "latency"]]) {
   await page.selectOption("#x-axis", x);
   await page.selectOption("#y-axis", y);
   seen.axes.push(await page.locator("#chart .model").count());
@@ -74,6 +76,7 @@ seen.figures = await page.$$eval("#figures dd", (list) => list.map((n) => n.text
 await page.fill("#find", "int8");
 seen.filtered = await column(0);
 await page.fill("#find", "");
+seen.contents = await page.locator(".contents").innerText();
 await page.selectOption("#rows", "failed");
 seen.failed = await page.locator("#table tbody tr").count();
 await page.selectOption("#rows", "models");
@@ -82,6 +85,13 @@ await page.selectOption("#rows", "models");
 await page.click("#chosen summary");
 await page.waitForSelector("#chosen details table");
 seen.layers = await page.locator("#chosen details tbody tr").count();
+seen.layerModel = await page.evaluate(() => state.model.key);
+seen.layerHead = await page.$$eval("#chosen details thead th", (list) => list.map((n) => n.textContent));
+seen.layerTable = await page.$$eval("#chosen details tbody tr", (rows) => rows.map((r) => [...r.children].map((c) => c.textContent.replaceAll("\u00a0", " "))));
+seen.audit = await page.locator("#chosen .audit").innerText();
+// every word of the page but programs and the round figures at axes
+seen.words = await page.evaluate(() => { const copy = document.body.cloneNode(true); for (const n of copy.querySelectorAll("script, style, pre, svg, noscript, select")) n.replaceWith(" "); for (const n of copy.querySelectorAll("*")) n.append(" "); return copy.textContent; });
+seen.strips = await page.$$eval("#chosen .layers svg text", (list) => list.map((n) => n.textContent));
 await page.click("#tab-1");
 seen.cpp = await page.locator("#snippet").innerText();
 const [file] = await Promise.all([page.waitForEvent("download"), page.click('a[download="outcomes.csv"]')]);
