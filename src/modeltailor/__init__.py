@@ -12,17 +12,27 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modeltailor.api import Run, load_run, tailor
+    from modeltailor.api import load_run, tailor
     from modeltailor.job import Job, load_job, parse_job
+    from modeltailor.run import Run
+    from modeltailor.targets import Budget
 
-__all__ = ["Job", "Run", "load_job", "load_run", "parse_job", "tailor"]
+__all__ = ["Budget", "Job", "Run", "load_job", "load_run", "parse_job", "tailor"]
 
 try:
     __version__ = version("modeltailor")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-_HOME = {"Run": "api", "load_run": "api", "tailor": "api", "Job": "job", "load_job": "job", "parse_job": "job"}
+_HOME = {
+    "Budget": "targets",
+    "Run": "run",
+    "load_run": "api",
+    "tailor": "api",
+    "Job": "job",
+    "load_job": "job",
+    "parse_job": "job",
+}
 
 
 def __getattr__(name: str) -> Any:

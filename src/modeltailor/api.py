@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,13 @@ import yaml
 
 from modeltailor.errors import ConfigError
 from modeltailor.job import Job, load_job, parse_job
-from modeltailor.targets import Budget, Device
+from modeltailor.places import profile_of
+from modeltailor.run import Run
+from modeltailor.run_state import write_origin, write_state
+from modeltailor.targets import Device
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from modeltailor.reports import ModelSummary, RunSummary
-    from modeltailor.search.run import Progress
+    from modeltailor.search.request import Progress
 
 __all__ = ["Run", "default_cache", "load_run", "tailor"]
 
@@ -26,60 +26,6 @@ def default_cache() -> Path:
     """The user's cache folder; ``MODELTAILOR_CACHE`` names another one."""
     named = os.environ.get("MODELTAILOR_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "modeltailor"
-
-
-class Run:
-    """A run that exists on disk.
-
-    Args:
-        folder: the run folder.
-
-    Raises:
-        StudyConflict: it is no run folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from modeltailor.reports import summarize
-        from modeltailor.search.run_folder import RunFolder
-
-        self.folder = Path(folder)
-        self.history = RunFolder(self.folder).read()
-        self.summary: RunSummary = summarize(self.history)
-
-    @property
-    def front(self) -> pd.DataFrame:
-        """The Pareto front, one row a model, fastest first."""
-        from modeltailor.reports import front_frame
-
-        return front_frame(self.summary)
-
-    @property
-    def best(self) -> ModelSummary | None:
-        """The recommended model, or ``None`` if no model keeps the budget."""
-        return self.summary.model_of(self.summary.best) if self.summary.best else None
-
-    @property
-    def best_path(self) -> Path | None:
-        """The recommended model's file."""
-        return self.folder / "best.onnx" if self.summary.best else None
-
-    def pick(self, budget: Budget) -> ModelSummary | None:
-        """The best model of the run under another budget; ``None`` if none keeps it."""
-        from modeltailor.reports import pick
-
-        return pick(self.summary, budget)
-
-    def report(self) -> Path:
-        """Write all reports again and return the HTML file's path."""
-        from modeltailor.reports import write_reports
-
-        self.summary = write_reports(self.folder, self.history)
-        return self.folder / "report.html"
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        return f"<p>{escape(self.summary.verdict.headline)}</p>" + self.front.to_html()
 
 
 def load_run(folder: str | Path) -> Run:
@@ -100,6 +46,7 @@ def tailor(
     cache: str | Path | None = None,
     notify: Callable[[Progress], None] = lambda _: None,
     device: Device | None = None,
+    others: Sequence[Device] = (),
 ) -> Run:
     """Search for the Pareto-best compressed models of a job.
 
@@ -110,15 +57,17 @@ def tailor(
         resume: continue what stands in ``out``.
         cache: where trained structures are kept between runs; the user's cache folder if not given.
         notify: called with each step of progress.
-        device: where latency is measured; the device of the job's target if not given.
+        device: where latency is measured; the device of the job's (first) target if not given.
+        others: where a job with several targets measures for the further ones; their devices if not given.
 
     Raises:
         ModelTailorError: see the tree in :mod:`modeltailor.errors`; finished trials are always kept.
     """
     from modeltailor.reports import write_reports
-    from modeltailor.search.run import RunRequest, run_search
-    from modeltailor.search.run_folder import RunFolder
-    from modeltailor.targets import load_profile, open_device
+    from modeltailor.search import RunRequest, run_search
+    from modeltailor.search.elsewhere import FurtherDevice
+    from modeltailor.search.run_folder import disk_faults
+    from modeltailor.targets import open_device
 
     if isinstance(job, (str, Path)):
         path = Path(job)
@@ -130,30 +79,63 @@ def tailor(
     base = Path(root).resolve() if root is not None else base
     place = Path(out) if out is not None else Path("runs") / name
     _refuse_inputs_folder(place, parsed, base)
-    profile = load_profile(parsed.target, folder=base)
+    (first, budget), *rest = parsed.devices()
+    profile = profile_of(first, base)
+    further = [(profile_of(name, base), limits) for name, limits in rest]
+    names = [profile.name, *(p.name for p, _ in further)]
+    if len(set(names)) < len(names):
+        raise ConfigError("CFG-08", "targets", f"two of them are called alike: {', '.join(names)}", "rename a profile")
     as_data = parsed.model_dump(mode="json")
-    folder = RunFolder(place)
-
-    def tell(progress: Progress) -> None:
-        if progress.history is not None and (progress.trial is not None or progress.phase == "done"):
-            write_reports(place, progress.history)
-        notify(progress)
-
+    kept_structures = Path(cache) if cache is not None else default_cache()
     request = RunRequest(
         spec=parsed.workload(base),
         device=device if device is not None else open_device(profile),
         profile=profile.model_dump(mode="json"),
-        budget=parsed.limits(),
+        budget=budget,
         plan=parsed.plan(),
         out=place,
         job=as_data,
         job_text=yaml.safe_dump(as_data, sort_keys=False),
-        cache=Path(cache) if cache is not None else default_cache(),
+        cache=kept_structures,
         resume=resume,
+        others=tuple(
+            FurtherDevice(
+                name=p.name,
+                device=others[i] if i < len(others) else open_device(p),
+                profile=p.model_dump(mode="json"),
+                budget=limits,
+            )
+            for i, (p, limits) in enumerate(further)
+        ),
     )
-    history = run_search(request, tell)
-    write_reports(folder.path, history)
+    history = run_search(request, _Teller(place, base, kept_structures, notify))
+    with disk_faults(place):
+        write_reports(place, history)
     return Run(place)
+
+
+class _Teller:
+    """Writes down each step of a run (where its inputs are, its reports, its state) before anybody is told of it."""
+
+    def __init__(self, folder: Path, root: Path, cache: Path, notify: Callable[[Progress], None]) -> None:
+        self.folder = folder
+        self.root = root
+        self.cache = cache
+        self.notify = notify
+        self._is_first = True
+
+    def __call__(self, progress: Progress) -> None:
+        from modeltailor.reports import write_reports
+        from modeltailor.search.run_folder import disk_faults
+
+        with disk_faults(self.folder):
+            if self._is_first:  # the folder is ours now
+                write_origin(self.folder, self.root, self.cache)
+                self._is_first = False
+            if progress.history is not None and (progress.trial is not None or progress.phase == "done"):
+                write_reports(self.folder, progress.history)
+            write_state(self.folder, progress)
+        self.notify(progress)
 
 
 def _refuse_inputs_folder(out: Path, job: Job, root: Path) -> None:

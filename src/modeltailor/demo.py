@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-__all__ = ["build", "load", "student", "train"]
+__all__ = ["build", "export", "load", "student", "train"]
 
 _CLASSES = 10
 _PARTS = (("train", 1000), ("calibration", 160), ("search", 320), ("test", 317))
@@ -93,6 +93,14 @@ def load() -> dict[str, dict[str, NDArray[np.generic]]]:
         splits[name] = {"x": x[rows], "y": digits.target[rows].astype(np.int64)}
         start += n
     return splits
+
+
+def export(path: Path) -> None:
+    """Write the untrained network as ONNX."""
+    from modeltailor.workloads.export import export_onnx
+
+    torch.manual_seed(0)
+    export_onnx(build(), {"x": torch.randn(2, 1, 16, 16)}, path)
 
 
 def train(weights: Path, epochs: int = 8, seed: int = 0) -> float:

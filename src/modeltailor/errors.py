@@ -16,7 +16,8 @@ A message states the rule, then what came, then the next step. It is shown as on
 
 from __future__ import annotations
 
-from typing import ClassVar
+from pathlib import Path
+from typing import ClassVar, Self
 
 __all__ = [
     "CandidateError",
@@ -41,8 +42,11 @@ def shown(text: object, longest: int = _LONGEST_SHOWN) -> str:
 
 
 def _sentence(text: str) -> str:
-    end = "" if text[-1] in ".?!" else "."
-    return text[0].upper() + text[1:] + end
+    return _ended(text[0].upper() + text[1:])
+
+
+def _ended(text: str) -> str:
+    return text if text[-1:] in (".", "?", "!") else f"{text}."
 
 
 class ModelTailorError(Exception):
@@ -70,7 +74,7 @@ class ModelTailorError(Exception):
     def line(self) -> str:
         """The one line that a person sees."""
         tail = f" {_sentence(self.next_step)}" if self.next_step else ""
-        return f"error[{self.code}] {self.where}: {self.what}.{tail}"
+        return f"error[{self.code}] {self.where}: {_ended(self.what)}{tail}"
 
     def __reduce__(self) -> tuple[type[ModelTailorError], tuple[str, str, str, str], dict[str, str]]:
         return type(self), (self.code, self.where, self.what, self.next_step), {"detail": self.detail}
@@ -86,6 +90,12 @@ class ModelError(ModelTailorError):
     """The input model cannot be used."""
 
     exit_code = 3
+
+    @classmethod
+    def missing(cls, path: Path) -> Self:
+        """There is no file at ``path``."""
+        what = "a folder, not a file" if path.is_dir() else "no such file"
+        return cls("MODEL-02", path, what, "name an ONNX file")
 
 
 class DataError(ModelTailorError):

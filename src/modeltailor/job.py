@@ -5,14 +5,17 @@ Paths start from the folder of the job file. Unknown keys are refused. ``Job.mod
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from modeltailor.compress import Training
 from modeltailor.errors import ConfigError
 from modeltailor.quantity import parse_duration_s, parse_latency_ms, parse_size_bytes
 from modeltailor.search.plan import AXES, Axis, SamplerName, SearchPlan
@@ -20,10 +23,11 @@ from modeltailor.targets import Budget
 from modeltailor.targets.strict_yaml import read_mapping
 from modeltailor.workloads import DataSpec, MetricSpec, ModelSpec, WorkloadSpec
 
-__all__ = ["Job", "load_job", "parse_job"]
+__all__ = ["Job", "assign", "check_job", "load_job", "parse_job"]
 
 _LARGEST_BYTES = 1_000_000
 _DEFAULT_MAX_DROP = 1.0
+_SHORT_FORMS = {"data": "function", "metric": "name", "model": "source"}
 
 
 class _Part(BaseModel):
@@ -77,6 +81,51 @@ class BudgetPart(_Part):
     memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(None, description="e.g. 64 MB")
 
 
+class DeviceBudgetPart(_Part):
+    """``targets[].budget:`` limits of one device, in place of the study's."""
+
+    latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(None, description="e.g. 8 ms")
+    memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(None, description="e.g. 64 MB")
+
+
+def _by_name(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class TargetPart(_Part):
+    """One of ``targets:``, a name or a mapping."""
+
+    name: str = Field(description="a profile's name, or a profile file")
+    budget: DeviceBudgetPart = Field(
+        DeviceBudgetPart(latency=None, memory=None), description="limits of this device, in place of the study's"
+    )
+
+
+class TrainingPart(_Part):
+    """``search.training:`` how changed networks learn from the original; what is not said follows from the time."""
+
+    epochs: float | None = Field(
+        None, gt=0.0, description="passes over train for one structure or recovery; as time allows if not given"
+    )
+    temperature: float = Field(4.0, description="softens the answers of teacher and student")
+    hard_label_weight: float = Field(0.3, description="share of the loss against the labels; 0 without labels")
+    learning_rate: float | None = Field(None, description="peak; 0.05 for SGD, 0.001 for AdamW if not given")
+    batch_size: int = Field(128, ge=1, description="samples a step")
+    optimizer: Literal["auto", "sgd", "adamw"] = Field("auto", description="auto, sgd or adamw")
+    augment: bool = Field(True, description="random crops and mirroring of images")
+    mixup: float = Field(0.0, description="largest share of another image blended in")
+    features: tuple[str, ...] = Field((), description="layers whose outputs are matched: NAME or STUDENT=TEACHER")
+    feature_loss: Literal["hint", "attention"] = Field("hint", description="hint or attention")
+    feature_weight: float = Field(1.0, description="of the feature loss")
+    assistants: Literal["auto"] | int = Field("auto", description="middle sizes that pass the knowledge on; 0 for none")
+    holdout: float = Field(0.0, description="share of train that is watched, for patience")
+    patience: int = Field(0, ge=0, description="looks without progress before training stops; 0 learns to the end")
+
+    def to_training(self) -> Training:
+        """The schedule, but for its length."""
+        return Training(**self.model_dump(exclude={"epochs"}))
+
+
 class SearchPart(_Part):
     """``search:`` how long and along which axes."""
 
@@ -88,6 +137,8 @@ class SearchPart(_Part):
     trial_timeout: Annotated[float, BeforeValidator(parse_duration_s)] = Field(
         300.0, description="limit of one candidate"
     )
+    recovery: bool = Field(True, description="let recipes with few bits learn again with their formats")
+    training: TrainingPart = TrainingPart()  # type: ignore[call-arg]
 
 
 class Job(_Part):
@@ -100,8 +151,41 @@ class Job(_Part):
     target: str = Field(
         "desktop-cpu", description="a profile's name, see `modeltailor targets list`, or a profile file"
     )
+    targets: tuple[Annotated[TargetPart, BeforeValidator(_by_name)], ...] = Field(
+        (), exclude_if=operator.not_, description="several devices instead of target; the first one leads the search"
+    )
     budget: BudgetPart = BudgetPart()  # type: ignore[call-arg]
     search: SearchPart = SearchPart()  # type: ignore[call-arg]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_leads(cls, data: object) -> object:
+        """Without a ``target`` of its own a job with ``targets`` is led by the first of them."""
+        if not isinstance(data, dict) or "target" in data or not isinstance(data.get("targets"), (list, tuple)):
+            return data
+        first = next(iter(data["targets"]), None)
+        name = first.get("name") if isinstance(first, dict) else first
+        return {**data, "target": name} if isinstance(name, str) else data
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.targets and self.target != self.targets[0].name:
+            raise ValueError(f"target {self.target!r} and targets are both given; give one of the two")
+        names = [t.name for t in self.targets]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise ValueError(f"targets names {twice!r} twice; each device stands in it once")
+        return self
+
+    def devices(self) -> tuple[tuple[str, Budget], ...]:
+        """The devices of the study, the leading one first, each with every limit that holds on it."""
+        whole = self.limits()
+        if not self.targets:
+            return ((self.target, whole),)
+        return tuple(
+            (t.name, whole.on_device(Budget(latency_ms=t.budget.latency, memory_bytes=t.budget.memory)))
+            for t in self.targets
+        )
 
     def workload(self, root: Path) -> WorkloadSpec:
         """The workload as data; ``root`` is the folder that relative paths start from."""
@@ -135,21 +219,48 @@ class Job(_Part):
         """The search's own limits."""
         s = self.search
         return SearchPlan(
-            trials=s.trials, time_s=s.time, seed=s.seed, axes=s.axes, sampler=s.sampler, trial_timeout_s=s.trial_timeout
-        )
+            trials=s.trials, time_s=s.time, seed=s.seed, axes=s.axes, sampler=s.sampler, trial_timeout_s=s.trial_timeout,
+            recovery=s.recovery, training=s.training.to_training(), epochs=s.training.epochs,
+        )  # fmt: skip
 
 
 def _set(data: dict[str, Any], assignment: str) -> None:
     path, equals, text = assignment.partition("=")
     if not equals or not path:
         raise ConfigError("CFG-04", "--set", f"must be key=value; got '{assignment}'", "e.g. --set search.trials=20")
-    at: Any = data
     *parents, last = path.split(".")
+    if parents and parents[0] in _SHORT_FORMS and isinstance(data.get(parents[0]), str):
+        data[parents[0]] = {_SHORT_FORMS[parents[0]]: data[parents[0]]}
+    at: Any = data
     for part in parents:
         at = at.setdefault(part, {})
         if not isinstance(at, dict):
             raise ConfigError("CFG-04", "--set", f"'{part}' of '{path}' holds no keys", "check the path")
-    at[last] = yaml.safe_load(text)
+    try:
+        at[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "CFG-02", "--set", f"'{text}' is no YAML value", f"quote it, e.g. --set '{path}=[a, b]'"
+        ) from error
+
+
+def assign(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """Return a job as nested mappings with keys overridden.
+
+    >>> assign({"model": "net.onnx"}, ["model.weights=w.safetensors", "search.trials=20"])
+    {'model': {'source': 'net.onnx', 'weights': 'w.safetensors'}, 'search': {'trials': 20}}
+
+    Args:
+        data: not changed.
+        assignments: as in ``search.trials=20``; the value is YAML.
+
+    Raises:
+        ConfigError: one has another form, or its path leads through a value that holds no keys.
+    """
+    made = copy.deepcopy(dict(data))
+    for assignment in assignments:
+        _set(made, assignment)
+    return made
 
 
 def parse_job(data: Mapping[str, Any], where: str = "job") -> Job:
@@ -160,13 +271,10 @@ def parse_job(data: Mapping[str, Any], where: str = "job") -> Job:
     Raises:
         ConfigError: a key is unknown, missing or wrong; says which, what came, and what was probably meant.
     """
-    raw = dict(data)
-    if isinstance(raw.get("data"), str):
-        raw["data"] = {"function": raw["data"]}
-    if isinstance(raw.get("metric"), str):
-        raw["metric"] = {"name": raw["metric"]}
-    if isinstance(raw.get("model"), str):
-        raw["model"] = {"source": raw["model"]}
+    raw = {
+        key: {_SHORT_FORMS[key]: value} if key in _SHORT_FORMS and isinstance(value, str) else value
+        for key, value in data.items()
+    }
     try:
         job = Job.model_validate(raw)
     except ValidationError as error:
@@ -191,24 +299,44 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
 
 
 def _explain(error: ValidationError, where: str) -> ConfigError:
-    first = error.errors(include_url=False)[0]
-    path = ".".join(str(p) for p in first["loc"] if not str(p).startswith("function-"))
+    """The first problem; the others are counted in its next step."""
+    every = _explain_all(error, where)
+    if len(every) > 1:
+        more = f"{len(every) - 1} more problem{'s' if len(every) > 2 else ''}: `modeltailor validate` lists all"
+        hint = every[0].next_step
+        return ConfigError(
+            every[0].code, every[0].where, every[0].what, f"{hint}{' ' if hint[-1] in '?!.' else '; '}{more}"
+        )
+    return every[0]
+
+
+def _explain_all(error: ValidationError, where: str) -> list[ConfigError]:
+    return [_explain_one(dict(e), where) for e in error.errors(include_url=False)]
+
+
+def _explain_one(problem: Mapping[str, Any], where: str) -> ConfigError:
+    location: tuple[int | str, ...] = problem["loc"]
+    path = ".".join(str(p) for p in location if not str(p).startswith("function-"))
     place = f"{where}: {path}" if path else where
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
-        close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
-        return ConfigError("CFG-04", place, f"unknown key '{first['loc'][-1]}'", hint)
-    if first["type"] == "missing":
+        return ConfigError("CFG-04", place, f"unknown key '{location[-1]}'", hint)
+    if problem["type"] == "missing":
         return ConfigError("CFG-04", place, "is missing", "add it, or run `modeltailor init`")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    given = first.get("input")
-    if isinstance(given, str) and first["type"] in ("float_parsing", "int_parsing", "float_type", "int_type"):
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    given = problem.get("input")
+    if isinstance(given, str) and problem["type"] in ("float_parsing", "int_parsing", "float_type", "int_type"):
         return ConfigError(
             "CFG-05", place, f"must be a number; got text '{given}'", "write it as a plain number, e.g. 1.0"
         )
     got = "" if "got" in message else f"; got {given!r} ({type(given).__name__})"
-    return ConfigError("CFG-08", place, message[:1].lower() + message[1:] + got, "mend this value")
+    hint = "mend this value"
+    if problem["type"] == "literal_error" and isinstance(given, str):
+        close = difflib.get_close_matches(given, str(problem.get("ctx", {}).get("expected", "")).split("'"), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else hint
+    return ConfigError("CFG-08", place, message[:1].lower() + message[1:] + got, hint)
 
 
 def load_job(path: Path, assignments: tuple[str, ...] = ()) -> Job:
@@ -221,6 +349,25 @@ def load_job(path: Path, assignments: tuple[str, ...] = ()) -> Job:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong.
     """
+    return parse_job(_read(path, assignments), path.name)
+
+
+def check_job(path: Path, assignments: tuple[str, ...] = ()) -> tuple[Job | None, tuple[ConfigError, ...]]:
+    """Read a job file and list everything that is wrong with it, in place of the first problem alone.
+
+    Returns:
+        the job, or ``None`` if there are problems; and the problems.
+    """
+    try:
+        return load_job(path, assignments), ()
+    except ConfigError as error:
+        cause = error.__cause__
+        if isinstance(cause, ValidationError):
+            return None, tuple(_explain_all(cause, path.name))
+        return None, (error,)
+
+
+def _read(path: Path, assignments: tuple[str, ...]) -> dict[str, Any]:
     if path.is_dir():
         raise ConfigError("CFG-01", path.name, "is a folder, not a job file", "name the job.yaml inside it")
     try:
@@ -231,7 +378,4 @@ def load_job(path: Path, assignments: tuple[str, ...] = ()) -> Job:
         raise ConfigError("CFG-01", path, "no such file", "run `modeltailor init` to write one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("CFG-01", path, f"cannot read ({error})", "check the file") from error
-    data = read_mapping(text, path.name)
-    for assignment in assignments:
-        _set(data, assignment)
-    return parse_job(data, path.name)
+    return assign(read_mapping(text, path.name), assignments)

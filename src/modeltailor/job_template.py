@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import yaml
+
+from modeltailor.errors import shown
 
 __all__ = ["render_job"]
 
 _TEMPLATE = """\
 # A job of modeltailor. Paths start from this file's folder. Then: modeltailor search {self}
-version: 1
+{facts}version: 1
 
 model:
   source: {model}          # model.py:build, package.module:function, model.onnx, or a Hugging Face folder
-{weights}  # student: model.py:student   # student(width, depth) -> module: your own narrower or shallower networks
-
+{weights}{student}
 # One .npz a split with arrays x (or x.NAME for several inputs) and y; or a function that returns
 # {{"train": {{"x": ..., "y": ...}}, ...}}. What is missing is cut from train; no two splits may share samples.
 data:
@@ -32,8 +34,13 @@ search:
   seed: 0
   axes: [formats, sparsity, student]
   sampler: tailor           # tailor, tpe, nsga2, nsga3, gp, random
+  recovery: true            # let recipes with few bits learn again with their formats
+  # training: {{temperature: 4, hard_label_weight: 0.3, features: [], assistants: auto}}   # how students learn
 """
 
+_COMMENTED = re.compile(r"^(\s*[^#\s].*?|\s+# \w+: \S.*?)\s+# (.*)$")
+_COLUMN = 30
+_STUDENT = "# student(width, depth) -> module: your own narrower or shallower networks"
 _LIMITS = (
     ("max_drop", "points of the metric that may be lost", "1.0"),
     ("min_accuracy", "smallest allowed value of the metric", "0.9"),
@@ -41,6 +48,14 @@ _LIMITS = (
     ("size", "the ONNX file", "200 KB"),
     ("memory", "peak memory of loading and running", "64 MB"),
 )
+
+
+def _bytes(value: float) -> str:
+    """Bytes in the largest decimal unit that divides them."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if value % size == 0:
+            return f"{value // size:.0f} {unit}"
+    return f"{value:.0f}"
 
 
 def _scalar(value: object) -> str:
@@ -55,6 +70,8 @@ def render_job(
     metric: str,
     target: str,
     limits: Mapping[str, float | int],
+    student: str = "",
+    facts: Sequence[str] = (),
     name: str = "job.yaml",
 ) -> str:
     """Return the text of a job file.
@@ -66,24 +83,37 @@ def render_job(
         metric: name of the metric.
         target: name of the profile.
         limits: keys of ``budget`` with values in points, milliseconds or bytes.
+        student: ``model.student``; may be empty.
+        facts: what was found out, for comments at the top.
         name: of the file, for the comment.
     """
     lines = []
-    shown = dict(limits) or {"max_drop": 1.0}
+    named = dict(limits) or {"max_drop": 1.0}
     for key, meaning, example in _LIMITS:
-        if key in shown:
-            value = shown[key]
-            text = f"{value} ms" if key == "latency" else f"{value}" if key in ("size", "memory") else f"{value:g}"
+        if key in named:
+            value = named[key]
+            text = f"{value} ms" if key == "latency" else _bytes(value) if key in ("size", "memory") else f"{value:g}"
             lines.append(f"  {key}: {text:<18} # {meaning}\n")
         else:
             lines.append(f"  # {key}: {example:<16} # {meaning}\n")
     part = f"  function: {_scalar(data)}\n" if not data.endswith(".npz") else f"  train: {_scalar(data)}\n"
-    return _TEMPLATE.format(
+    text = _TEMPLATE.format(
         self=name,
         model=_scalar(model),
+        facts="".join(f"# {shown(fact, 160)}\n" for fact in facts),
+        student=f"  student: {_scalar(student):<22} {_STUDENT}\n"
+        if student
+        else f"  # student: model.py:student   {_STUDENT}\n",
         weights=f"  weights: {_scalar(weights)}\n" if weights else "  # weights: weights.safetensors\n",
         data=part,
         metric=_scalar(metric),
         target=_scalar(target),
         budget="".join(lines),
     )
+    return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
+
+
+def _aligned(line: str) -> str:
+    """Put the comment behind a line's content at a column of its own."""
+    found = _COMMENTED.match(line)
+    return f"{found[1]:<{_COLUMN}}# {found[2]}" if found else line

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from modeltailor.live_panel import Moment, Panel, clock, moment_line, trial_line
+
 if TYPE_CHECKING:
-    from modeltailor.search.run import Progress
+    from modeltailor.reports import RunSummary
+    from modeltailor.search.request import Progress
 
 __all__ = ["LiveView"]
 
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    return f"{whole // 60}:{whole % 60:02d}"
+_REDRAWS_PER_S = 0.25
+"""Rare, because drawing is work on the machine that latency is measured on."""
 
 
 class LiveView:
@@ -25,15 +27,22 @@ class LiveView:
 
     Args:
         console: where to; a terminal gets one view that changes, anything else gets a line a step.
+        title: of the view.
         quiet: show nothing.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, title: str = "", quiet: bool = False) -> None:
         self.console = console
+        self.title = title
         self.quiet = quiet
         self._live = (
-            Live(console=console, auto_refresh=False, transient=True) if console.is_terminal and not quiet else None
+            Live(console=console, refresh_per_second=_REDRAWS_PER_S, transient=True)
+            if console.is_terminal and not quiet
+            else None
         )
+        self._summary: RunSummary | None = None
+        self._best = ""
+        self._last = ""
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -50,27 +59,40 @@ class LiveView:
         """Show one step."""
         if self.quiet:
             return
-        line = self._line(progress)
+        self._summarize(progress)
+        last = trial_line(progress.trial) if progress.trial is not None else ""
         if self._live is None:
-            self.console.print(line, soft_wrap=True, highlight=False)
+            self._plain(self._moment(progress, last))
             return
-        if progress.history is not None and progress.history.baseline is not None:
-            from modeltailor.reports import render_terminal, summarize
+        self._last = last or self._last
+        self._live.update(Panel(self._moment(progress, self._last)), refresh=True)
 
-            table = Text(render_terminal(summarize(progress.history), width=self.console.width))
-            self._live.update(Group(table, line), refresh=True)
-        else:
-            self._live.update(line, refresh=True)
+    def _moment(self, progress: Progress, last: str) -> Moment:
+        return Moment(
+            title=self.title or "modeltailor",
+            phase=progress.phase,
+            text=progress.text,
+            finished=progress.finished,
+            planned=progress.planned,
+            elapsed_s=progress.elapsed_s,
+            remaining_s=progress.remaining_s,
+            taken_at=time.time(),
+            last=last,
+            summary=self._summary,
+        )
 
-    def _line(self, progress: Progress) -> Text:
-        head = f"[{_clock(progress.elapsed_s)}]"
-        if progress.phase in ("baselines", "search") and progress.planned:
-            head += f" {progress.finished}/{progress.planned}, about {_clock(progress.remaining_s)} left"
-        trial = progress.trial
-        if trial is None:
-            return Text(f"{head} {progress.text}")
-        name = trial.label or trial.key[:8]
-        if not trial.is_measured or trial.speedup is None or trial.accuracy is None:
-            return Text(f"{head} {name}: {trial.outcome} while {trial.stage}: {trial.error}")
-        figures = f"{trial.speedup.value:.2f}x, {trial.accuracy.value:.4f}, {trial.size_bytes / 1000:,.1f} KB"
-        return Text(f"{head} {name}: {figures}")
+    def _summarize(self, progress: Progress) -> None:
+        history = progress.history
+        news = progress.trial is not None or progress.phase == "done" or self._summary is None
+        if history is not None and history.baseline is not None and news:
+            from modeltailor.reports import summarize
+
+            self._summary = summarize(history)
+
+    def _plain(self, moment: Moment) -> None:
+        self.console.print(Text(moment_line(moment)), soft_wrap=True, highlight=False)
+        best = moment.summary.best if moment.summary is not None else ""
+        if moment.summary is not None and best and best != self._best:
+            headline = moment.summary.verdict.headline
+            self.console.print(Text(f"[{clock(moment.elapsed_s)}] best so far: {headline}"), soft_wrap=True)
+        self._best = best

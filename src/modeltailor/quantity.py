@@ -27,15 +27,27 @@ def _parse(text: object, units: dict[str, float] | dict[str, int], example: str,
 
 
 def parse_latency_ms(text: object) -> float:
-    """Return milliseconds of ``2 ms``, ``150us``, ``0.5 s`` or a bare number of milliseconds."""
+    """Return milliseconds of ``2 ms``, ``150us``, ``0.5 s`` or a bare number of milliseconds.
+
+    >>> parse_latency_ms("2 ms"), parse_latency_ms("150us"), parse_latency_ms(3)
+    (2.0, 0.15, 3.0)
+    """
     return _parse(text, _LATENCY, "2 ms", fold=False)
 
 
 def parse_size_bytes(text: object) -> int:
-    """Return bytes of ``200 KB``, ``64 MiB`` or a bare number of bytes."""
+    """Return bytes of ``200 KB``, ``64 MiB`` or a bare number of bytes.
+
+    >>> parse_size_bytes("200 KB"), parse_size_bytes("1 KiB")
+    (200000, 1024)
+    """
     return round(_parse(text, _SIZE, "200 KB", fold=True))
 
 
 def parse_duration_s(text: object) -> float:
-    """Return seconds of ``90s``, ``20m``, ``2h`` or a bare number of seconds."""
+    """Return seconds of ``90s``, ``20m``, ``2h`` or a bare number of seconds.
+
+    >>> parse_duration_s("20m")
+    1200.0
+    """
     return _parse(text, _DURATION, "20m", fold=True)

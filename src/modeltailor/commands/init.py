@@ -1,0 +1,132 @@
+"""``modeltailor init``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modeltailor.commands.lazy_group import Command
+from modeltailor.commands.options import LATENCY, PATH, SIZE, TARGET, budget_options, place_to_write
+from modeltailor.errors import ConfigError, ModelTailorError
+
+__all__ = ["command"]
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "modeltailor init",
+        "modeltailor init --model model.py:build --weights weights.safetensors --data data.py:load --size 200KB",
+    ],
+)
+@click.option("--out", type=PATH, default=Path("job.yaml"), show_default=True, help="The file to write.")
+@click.option("--target", type=TARGET, help="Profile, see `modeltailor targets list`.")
+@budget_options
+@click.option("--model", help="model.py:build, package.module:function, model.onnx or a Hugging Face folder.")
+@click.option("--weights", help="weights.safetensors")
+@click.option("--data", help="data.py:load, or a .npz file with arrays x and y.")
+@click.option("--metric", help="A built-in, or metric.py:function; suggested from the labels if not given.")
+@click.option("--no-look", is_flag=True, help="Write the job without loading model and data.")
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def command(
+    out: Path, target: str | None, model: str | None, weights: str | None, data: str | None, metric: str | None,
+    no_look: bool, force: bool, **limits: Any,
+) -> None:  # fmt: skip
+    """Look at a model and its data, and write a commented job.yaml.
+
+    In a terminal it asks for what is not given: device and budget first. Elsewhere --model and --data are needed, and
+    the rest has defaults. Paths may be given from where you are; the job holds them from its own folder.
+    """
+    from modeltailor.inspection import inspect_workload
+    from modeltailor.job_template import render_job
+    from modeltailor.places import profile_of
+    from modeltailor.search.run_folder import disk_faults
+
+    if out.exists() and not force:
+        raise ConfigError("CFG-13", out, "exists already", "choose another --out, or pass --force")
+    place_to_write(out, "--out")
+    ask = sys.stdin.isatty()
+    target, limits = (_ask_goal(target, limits)) if ask else (target or "desktop-cpu", limits)
+    profile_of(target, out.resolve().parent)
+    model = _wanted(model, "--model", "model (model.py:build, model.onnx, or a Hugging Face folder)", ask)
+    if weights is None and ask and ":" in model:
+        weights = click.prompt("weights (.safetensors; empty for none)", default="", show_default=False, err=True)
+    data = _wanted(data, "--data", "data (data.py:load, or a file.npz with arrays x and y)", ask)
+    root = out.resolve().parent
+    model, weights, data = (_from_job(text, root) for text in (model, weights or "", data))
+    found = None if no_look else inspect_workload(model, weights, data, root)
+    chosen = metric or (found.metric if found else "accuracy")
+    if ask and metric is None:
+        chosen = click.prompt("metric", default=chosen, err=True)
+    text = render_job(
+        model=model,
+        weights=weights,
+        data=data,
+        metric=chosen,
+        target=target,
+        limits={k: v for k, v in limits.items() if v is not None},
+        student=found.student if found else "",
+        facts=found.lines() if found else (),
+        name=out.name,
+    )
+    with disk_faults(out):
+        from modeltailor.durable import write_text
+
+        write_text(out.resolve(), text)
+    for line in found.lines() if found else ():
+        click.echo(line, err=True)
+    click.echo(f"wrote {out}; next: modeltailor validate {out}, then modeltailor search {out}")
+
+
+def _wanted(value: str | None, option: str, question: str, ask: bool) -> str:
+    if value:
+        return value
+    if ask:
+        return str(click.prompt(question, err=True))
+    raise ConfigError("CFG-04", option, "is needed", "pass it, or run this in a terminal")
+
+
+def _ask_goal(target: str | None, limits: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Ask for device and budget, in that order, where they were not given; asks again after a bad answer."""
+    from modeltailor.places import profile_of
+
+    while target is None:
+        answer = click.prompt("target device (a name of `modeltailor targets list`)", default="desktop-cpu", err=True)
+        try:
+            profile_of(answer, Path.cwd())
+            target = answer
+        except ModelTailorError as error:
+            click.echo(error.line(), err=True)
+    if any(v is not None for v in limits.values()):
+        return target, limits
+    made = dict(limits)
+    made["max_drop"] = click.prompt("largest loss in points of the metric", default=1.0, type=float, err=True)
+    for key, question, kind in (
+        ("latency", "limit of one inference, e.g. 2ms (empty for none)", LATENCY),
+        ("size", "limit of the file, e.g. 200KB (empty for none)", SIZE),
+        ("memory", "limit of peak memory, e.g. 64MB (empty for none)", SIZE),
+    ):
+        while made[key] is None:
+            answer = click.prompt(question, default="", show_default=False, err=True)
+            if not answer:
+                break
+            try:
+                made[key] = kind.convert(answer, None, None)
+            except ModelTailorError as error:
+                click.echo(error.line(), err=True)
+    return target, made
+
+
+def _from_job(text: str, root: Path) -> str:
+    """A path as seen from the job's folder, if it names something that is there; else as it stands."""
+    place, colon, name = text.rpartition(":")
+    file = place if colon and place.endswith(".py") else text
+    path = Path(file)
+    if not file or path.is_absolute() or not path.exists():
+        return text
+    seen = os.path.relpath(path.resolve(), root)
+    return f"{seen}:{name}" if file == place else seen

@@ -1,0 +1,65 @@
+"""``modeltailor pick``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modeltailor.commands.lazy_group import Command
+from modeltailor.commands.options import (
+    PATH,
+    RUN,
+    budget_from,
+    budget_options,
+    existing_run,
+    json_option,
+    place_to_write,
+    quiet_option,
+)
+from modeltailor.errors import NoFeasibleModel
+
+__all__ = ["command"]
+
+
+@click.command(cls=Command, examples=["modeltailor pick runs/demo --size 150KB"])
+@click.argument("run_folder", type=RUN)
+@budget_options
+@click.option("--to", type=PATH, help="Copy the picked model here.")
+@json_option
+@quiet_option
+def command(run_folder: Path, to: Path | None, as_json: bool, quiet: bool, **limits: Any) -> None:
+    """Another budget, no new search: the best model of RUN_FOLDER under it.
+
+    The last line on stdout is the model's file.
+    """
+    from modeltailor.api import load_run
+    from modeltailor.reports import verdict_lines
+    from modeltailor.search.run_folder import RunFolder, disk_faults
+
+    if to is not None:
+        place_to_write(to, "--to")
+    budget = budget_from(limits)
+    run = load_run(existing_run(run_folder)).under(budget)
+    found = run.best
+    if found is None:
+        raise NoFeasibleModel(
+            "GOAL-01", run_folder, run.summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
+        )
+    source = RunFolder(run_folder).artifact(found.sha256)
+    if to is not None:
+        from modeltailor.durable import write_bytes
+
+        with disk_faults(to):
+            write_bytes(to, source.read_bytes())
+        source = to
+    if as_json:
+        import json
+
+        click.echo(json.dumps({**found.model_dump(mode="json"), "file": str(source)}, indent=1))
+        return
+    if not quiet:
+        for line in verdict_lines(run.summary):
+            click.echo(line)
+    click.echo(str(source))
