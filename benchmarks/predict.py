@@ -1,9 +1,14 @@
 """Latency prediction for absent devices, checked against published measurements.
 
     python benchmarks/predict.py [--quick] [--json FILE] [--row NAME ...] [--devices]
+                                 [--here FOLDER] [--network NAME ...] [--rounds N] [--lock FILE]
 
 Each device in turn is left out; ``k`` measurements on it are chosen by the estimator's own rule, everything else is
 predicted. Data: ``$MODELTAILOR_DATA/device_latency`` (default ``../shared/data``). No device is named in this code.
+
+The row ``here`` is this machine: candidates of ResNet20 and MiniLM are built and timed by the project's own protocol, and
+predicted from five of them. ``--here FOLDER`` keeps the measured tables; where they are kept, they are read. Without
+the option the row is left out, unless it is asked for by name.
 """
 
 from __future__ import annotations
@@ -15,9 +20,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: the tables are sm
 import argparse
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +76,18 @@ ROWS = {
         title="float to int8 on a left-out device", run=ratio_rows, goals={"within10": 0.60, "within20": 0.85}
     ),
 }
+HERE = "here"
 EFFORTS = {
     True: Effort(seeds=2, targets=1500, inner=9, folds=4),
     False: Effort(seeds=5, targets=5000, inner=60, folds=8),
 }
+
+
+def _here(run: Callable[[], Iterator[Score]], networks: list[str] | None) -> Row:
+    """Return the row of this machine; its goals hold for each network."""
+    goals = {"spearman": 0.98, "within10": 0.90}
+    title = f"candidates of a search on this machine, k=5: {' and '.join(networks or ['resnet20', 'minilm'])}"
+    return Row(title=title, run=lambda _folder, _effort: run(), goals=goals, middle=np.min)
 
 
 def _goal_lines(name: str, row: Row, scores: list[Score]) -> list[dict[str, object]]:
@@ -105,22 +120,46 @@ def _print(row: Row, scores: list[Score], lines: list[dict[str, object]], second
         print(f"    {'met ' if line['met'] else 'MISSED'} {line['name']}: {line['value']} (goal {line['goal']})")
 
 
+def _result(name: str, row: Row, scores: list[Score], devices: bool) -> dict[str, object]:
+    """Return a row for the JSON file: means and medians over the devices, and each device if it was asked for."""
+    measures = [f.name for f in fields(Score) if f.name not in ("device", "n_items")]
+    found: dict[str, object] = {"row": name, "title": row.title, "left_out": len(scores)}
+    for title, middle in (("mean", np.nanmean), ("median", np.nanmedian)):
+        found[title] = {m: round(float(middle([getattr(s, m) for s in scores])), 4) for m in measures}
+    if devices:
+        found["devices"] = [asdict(s) for s in scores]
+    return found
+
+
 def main() -> None:
     """Run the rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions; at most ten minutes on one core")
     parser.add_argument("--json", type=Path, help="write environment, results and goals here")
-    parser.add_argument("--row", nargs="*", choices=sorted(ROWS), default=list(ROWS), help="only these rows")
-    parser.add_argument("--devices", action="store_true", help="print each device")
+    parser.add_argument("--row", nargs="*", choices=sorted((*ROWS, HERE)), default=list(ROWS), help="only these rows")
+    parser.add_argument("--here", type=Path, help="keep the measured tables of this machine there, or read them")
+    parser.add_argument("--network", nargs="*", help="only these of its networks, resnet20 and minilm; all by default")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each candidate is timed on this machine")
+    parser.add_argument("--lock", type=Path, help="lock this file while a candidate is timed")
+    parser.add_argument("--devices", action="store_true", help="print each device, and write it")
     arguments = parser.parse_args()
     folder = Path(os.environ.get("MODELTAILOR_DATA", ROOT.parent / "shared" / "data")) / "device_latency"
+    rows, asked = dict(ROWS), list(arguments.row)
+    if arguments.here or HERE in asked:
+        from here.rows import here_rows  # late: it needs torch, and more
+
+        kept = arguments.here or Path(tempfile.mkdtemp(prefix="modeltailor-here-"))
+        rows[HERE] = _here(
+            partial(here_rows, kept, arguments.rounds, arguments.lock, arguments.network), arguments.network
+        )
+        asked = list(dict.fromkeys((*asked, HERE)))
     results, goals = [], []
-    for name in arguments.row:
-        row, start = ROWS[name], time.perf_counter()
+    for name in asked:
+        row, start = rows[name], time.perf_counter()
         scores = averaged(row.run(folder, EFFORTS[arguments.quick]))
         lines = _goal_lines(name, row, scores)
         _print(row, scores, lines, time.perf_counter() - start, arguments.devices)
-        results.append({"row": name, "title": row.title, "devices": [asdict(s) for s in scores]})
+        results.append(_result(name, row, scores, arguments.devices))
         goals += lines
     print(f"\n{sum(bool(g['met']) for g in goals)} of {len(goals)} goals met")
     if arguments.json:

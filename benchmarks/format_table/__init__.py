@@ -1,0 +1,1 @@
+"""The table of formats: rows, goals, how candidates are made, how they are timed."""

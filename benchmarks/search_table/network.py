@@ -1,0 +1,193 @@
+"""Recipes of a real network, built, scored and timed; what was measured is kept and replayed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from modeltailor.compress import Format
+from modeltailor.compress.formats import Composer
+from modeltailor.compress.pack import unpack_model
+from modeltailor.estimators.sensitivity import sensitivities
+from modeltailor.search.sampler import CostTable, Decision, OptionCost, SearchSpace, SiteCosts
+from modeltailor.targets import RuntimeOptions
+from modeltailor.targets.session import open_session
+from search_table.studies import Values
+
+__all__ = ["Network", "Part", "Scorer"]
+
+Part = Literal["seen", "fresh"]
+"""Samples that a search decides on, and others that it never sees."""
+
+Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
+
+
+class Network:
+    """Evaluates assignments of formats to the sites of one network.
+
+    Values are the loss against the original on the ``seen`` samples, and latency and bytes as shares of the original's.
+
+    Args:
+        name: for people.
+        composer: of the network.
+        formats: names of the formats that are searched; ``fp32`` first, then those of the family that pays.
+        score: accuracy 0..1 or rank correlation of a session on a part of the samples.
+        feed: one input, timed.
+        table: JSON lines of what was measured, read and extended.
+        runs: inferences a timed block.
+        quads: blocks of original, candidate, candidate, original.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        composer: Composer,
+        formats: tuple[str, ...],
+        score: Scorer,
+        feed: Mapping[str, NDArray[np.generic]],
+        *,
+        table: Path | None,
+        runs: int = 8,
+        quads: int = 16,
+    ) -> None:
+        self.name = name
+        self.composer = composer
+        self.formats = formats
+        self.score = score
+        self.feed = dict(feed)
+        self.table = table
+        self.runs = runs
+        self.quads = quads
+        self.known: dict[str, Values] = {}
+        self.ratios: dict[str, float] = {}
+        self.fresh_loss: dict[str, float] = {}
+        self._read()
+        self.origin = composer.compose({}).model_bytes
+        self._origin = self._session(self.origin)
+        self.seen_score = score(self._origin, "seen")
+        self.fresh_score = score(self._origin, "fresh")
+
+    # --- the space ----------------------------------------------------------------------------------------------------
+
+    def space(self) -> SearchSpace:
+        """Every site with those of the formats that it can be built in."""
+        return SearchSpace(decisions=tuple(Decision(name=s, options=o) for s, o in self._options().items()))
+
+    def _options(self) -> dict[str, tuple[str, ...]]:
+        found = {}
+        for site in self.composer.sites:
+            names = {f.name for f in self.composer.formats(site)}
+            taken = tuple(o for o in self.formats if o in names)
+            if len(taken) < 2:  # what the family cannot do keeps its weights in fewer bits
+                taken = ("fp32", *(o for o in ("w8", "w4", "w2") if o in names))
+            found[site.name] = taken
+        return found
+
+    # --- evaluating ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self, assignment: dict[str, str]) -> Values:
+        """Build, score and time a recipe, or tell what was measured of it before."""
+        key = json.dumps(assignment, sort_keys=True)
+        if key not in self.known:
+            made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
+            session = self._session(made.model_bytes)
+            loss = self.seen_score - self.score(session, "seen")
+            # What is stored packed is unfolded while loading: recipes that differ in storage only run the same kernels,
+            # and get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
+            kernels = "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
+            if kernels not in self.ratios:
+                self.ratios[kernels] = self._latency_ratio(session)
+            self.known[key] = (loss, self.ratios[kernels], len(made.model_bytes) / len(self.origin))
+            self._write({"key": key, "kernels": kernels, "values": self.known[key]})
+        return self.known[key]
+
+    def fresh(self, assignment: dict[str, str]) -> float:
+        """Loss on the samples that the search does not see."""
+        key = json.dumps(assignment, sort_keys=True)
+        if key not in self.fresh_loss:
+            made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
+            self.fresh_loss[key] = self.fresh_score - self.score(self._session(made.model_bytes), "fresh")
+            self._write({"key": key, "fresh": self.fresh_loss[key]})
+        return self.fresh_loss[key]
+
+    def _session(self, model: bytes) -> onnxruntime.InferenceSession:
+        """Open a file in its unpacked form: the same kernels and outputs bit for bit, in a tenth of the loading time."""
+        return open_session(unpack_model(onnx.load_from_string(model)).SerializeToString(), RuntimeOptions())
+
+    def _latency_ratio(self, ours: onnxruntime.InferenceSession) -> float:
+        """Candidate over original, in turns (ABBA), medians of blocks."""
+
+        def block(session: onnxruntime.InferenceSession) -> float:
+            session.run(None, self.feed)
+            times = []
+            for _ in range(self.runs):
+                started = time.perf_counter_ns()
+                session.run(None, self.feed)
+                times.append(time.perf_counter_ns() - started)
+            return float(statistics.median(times))
+
+        ratios = []
+        for _ in range(self.quads):
+            a1, b1, b2, a2 = block(self._origin), block(ours), block(ours), block(self._origin)
+            ratios.append((b1 + b2) / (a1 + a2))
+        return statistics.median(ratios)
+
+    # --- the prior ----------------------------------------------------------------------------------------------------
+
+    def told(self) -> CostTable:
+        """What a run knows before searching: sensitivities, stored bytes, and time shared out by work."""
+        options = self._options()
+        loss = sensitivities(self.composer, formats=tuple(sorted({f for o in options.values() for f in o})))
+        whole = len(self.origin)
+        fast = self.evaluate({s: o[1] for s, o in options.items()})[1]
+        macs = sum(s.macs for s in self.composer.sites) or 1
+        stored: dict[tuple[str, str], float] = {}
+        for rank in range(max(len(o) for o in options.values())):
+            made = self.composer.compose({s: Format.parse(o[min(rank, len(o) - 1)]) for s, o in options.items()})
+            for report in made.sites:
+                stored[report.site, report.format] = report.stored_bytes / whole
+        sites = []
+        for site in self.composer.sites:
+            costs = [
+                OptionCost(
+                    loss=loss.get((site.name, name), 0.0),
+                    latency_ms=site.macs / macs * (fast if _domain(name) == "int8" else 1.0),
+                    size_bytes=stored[site.name, name],
+                    domain=_domain(name),
+                )
+                for name in options[site.name]
+            ]
+            sites.append(SiteCosts(site=site.name, options=tuple(costs)))
+        weights = sum(stored[s.name, "fp32"] for s in self.composer.sites)
+        return CostTable(sites=tuple(sites), fixed_size_bytes=max(0.0, 1.0 - weights))
+
+    # --- the table ----------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        if self.table is None or not self.table.exists():
+            return
+        for line in self.table.read_text().splitlines():
+            row = json.loads(line)
+            if "fresh" in row:
+                self.fresh_loss[row["key"]] = row["fresh"]
+                continue
+            self.known[row["key"]] = tuple(row["values"])
+            self.ratios[row["kernels"]] = row["values"][1]
+
+    def _write(self, row: Mapping[str, object]) -> None:
+        if self.table is not None:
+            with self.table.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+
+
+def _domain(name: str) -> str:
+    return "int8" if Format.parse(name).scheme in ("static", "dynamic") else "float"
