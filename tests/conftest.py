@@ -95,7 +95,7 @@ JOB = """
 model: {source: "model.py:build", weights: weights.safetensors}
 data: data.py:load
 budget: {max_drop: 3.0}
-search: {trials: 9, time: 400s}
+search: {trials: 9, time: 20m, training: {epochs: 2}}
 """
 
 

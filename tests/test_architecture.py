@@ -23,6 +23,8 @@ DOORS = {
     "torch_pruning": ("compress/structure/",),
     "pandas": ("reports/", "src/"),
     "rich": ("reports/", "src/"),
+    "matplotlib": ("reports/plot.py",),
+    "pyarrow": ("reports/tables.py",),
     "click": ("src/",),
 }
 BANNED = {"torch": ("targets", "reports"), "onnxruntime": ("workloads", "compress", "search", "reports")}

@@ -1,4 +1,4 @@
-"""CIFAR-10 from JPEG bytes as four disjoint splits.
+"""CIFAR-10 from JPEG bytes as four disjoint splits; ``search`` and ``test`` are images that the network has not seen.
 
 The folder is ``$MODELTAILOR_DATA``, by default ``../shared/data``.
 """
@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["load"]
+__all__ = ["load", "load_whole_test"]
 
 _MEAN = np.array((0.485, 0.456, 0.406), np.float32)[:, None, None]
 _STD = np.array((0.229, 0.224, 0.225), np.float32)[:, None, None]
-_PARTS = (("train", 0, 16_000), ("search", 16_000, 19_000), ("calibration", 19_000, 20_000))
+_PARTS = {
+    "train": (("train", 0, 19_000), ("calibration", 19_000, 20_000)),
+    "test": (("search", 0, 2_000), ("test", 2_000, 5_000)),
+}
 
 Split = dict[str, NDArray[np.generic]]
 
@@ -46,13 +49,24 @@ def load() -> dict[str, Split]:
     Returns:
         By split: ``x``, float32 [n, 3, 32, 32], normalised; ``y``, int64 [n], classes 0..9.
     """
-    folder = _folder()
-    images, labels = _decode(folder / "train.npz")
-    order = np.random.default_rng(0).permutation(len(labels))  # the file may be sorted
     splits: dict[str, Split] = {}
-    for name, start, stop in _PARTS:
+    for file, parts in _PARTS.items():
+        images, labels = _decode(_folder() / f"{file}.npz")
+        order = np.random.default_rng(0).permutation(len(labels))  # the file may be sorted
+        for name, start, stop in parts:
+            rows = np.sort(order[start:stop])
+            splits[name] = {"x": images[rows], "y": labels[rows]}
+    return splits
+
+
+def load_whole_test() -> dict[str, Split]:
+    """Return what benchmarks train with and score on: 16,000 images as ``train``, ``calibration``, and all of ``test.npz``."""
+    images, labels = _decode(_folder() / "train.npz")
+    order = np.random.default_rng(0).permutation(len(labels))
+    splits: dict[str, Split] = {}
+    for name, start, stop in (("train", 0, 16_000), ("calibration", 19_000, 20_000)):
         rows = np.sort(order[start:stop])
         splits[name] = {"x": images[rows], "y": labels[rows]}
-    test_images, test_labels = _decode(folder / "test.npz")
-    splits["test"] = {"x": test_images, "y": test_labels}
+    images, labels = _decode(_folder() / "test.npz")
+    splits["test"] = {"x": images, "y": labels}
     return splits

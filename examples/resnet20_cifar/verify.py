@@ -29,7 +29,8 @@ def test_images() -> tuple[np.ndarray, np.ndarray]:
         np.asarray(Image.open(io.BytesIO(jpeg[a:b].tobytes())).convert("RGB"), np.float32).transpose(2, 0, 1) / 255.0
         for a, b in itertools.pairwise(offset)
     ]
-    return (np.stack(images) - MEAN) / STD, label
+    rows = np.sort(np.random.default_rng(0).permutation(len(label))[2_000:])  # the job searches on the other 2,000
+    return ((np.stack(images) - MEAN) / STD)[rows], label[rows]
 
 
 def main() -> int:
