@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modeltailor.estimators.estimate import Estimate
@@ -36,14 +37,37 @@ def test_abba_cancels_a_linear_drift_within_a_quad():
 
 
 def test_interval_is_student_s_over_the_pairs():
-    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in (-0.01, -0.01, 0.0, 0.01, 0.01)]
+    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in (-0.01, -0.01, 0.01, 0.01)]
     estimate = ratio(timings(*pairs), 1)
-    half = 2.776445 * 0.01 / math.sqrt(5)  # t(4) at 97.5 %, sample deviation 0.01
+    half = 3.182446 * 0.01 * math.sqrt(4 / 3) / math.sqrt(4)  # t(3) at 97.5 %, sample deviation 0.01 * sqrt(4 / 3)
     assert estimate.value == pytest.approx(2.0)
     assert estimate.high == pytest.approx(2.0 * math.exp(half), rel=1e-6)
     assert estimate.low == pytest.approx(2.0 * math.exp(-half), rel=1e-6)
     assert estimate.half_width == pytest.approx(math.expm1(half), rel=1e-6)
     assert not estimate.screening
+
+
+def test_from_five_pairs_on_the_lowest_and_highest_fifth_only_widen_the_interval():
+    errors = (-0.3, -0.01, -0.01, 0.0, 0.0, 0.0, 0.0, 0.01, 0.01, 0.3)
+    pairs = [[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in errors]
+    estimate = ratio(timings(*pairs), 1)
+    # kept are -0.01 to 0.01, six of ten; winsorized, three are -0.01 and three 0.01; t(6 - 2) at 97.5 %
+    half = 2.776445 * math.sqrt(6 * 0.01**2 / 9) / (0.6 * math.sqrt(10))
+    assert estimate.value == pytest.approx(2.0)
+    assert estimate.high == pytest.approx(2.0 * math.exp(half), rel=1e-6)
+    assert estimate.low == pytest.approx(2.0 * math.exp(-half), rel=1e-6)
+
+
+@pytest.mark.parametrize("disturbed", [0.0, 0.15])
+def test_eight_pairs_hold_the_truth_though_a_neighbour_disturbs_some(disturbed):
+    rng, held, narrow = np.random.default_rng(3), 0, 0
+    for _ in range(400):
+        errors = rng.normal(0.0, np.where(rng.random(8) < disturbed, 0.1, 0.008))
+        estimate = ratio(timings(*[[(2.0 * math.exp(e), 1.0, 1.0, 2.0 * math.exp(e))] * 5 for e in errors]), 1)
+        held += estimate.low <= 2.0 <= estimate.high
+        narrow += estimate.half_width <= 0.02
+    assert 0.92 <= held / 400 <= 0.99
+    assert narrow / 400 >= 0.85
 
 
 def test_two_pairs_lean_on_what_is_known_of_processes():
