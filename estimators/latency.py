@@ -3,7 +3,9 @@
 A block's value is its median (the device gives it), a pair's value the trimmed mean of log ratios over its quads, the
 estimate the trimmed mean over the pairs with a t interval over the **pairs**: two processes of one and the same model
 differ by about a percent, so quads of one pair are no independent evidence. On shared hosts a pair in ten is off by ten
-percent, hence the trimming; the pairs that are left out still widen the interval. See ``docs/measuring.md``.
+percent, hence the trimming; the pairs that are left out still widen the interval. And a neighbour on the same core may
+slow integer kernels by half and float ones by a sixth for minutes, so that ratios themselves change: quads count only
+while the baseline runs as fast as it does undisturbed. See ``docs/measuring.md``.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ _CONFIDENCE = 0.95
 _TRIM = 0.2
 _LEAST_TRIMMED = 4  # quads from which on a burst in one of them is left out of a pair's value
 _LEAST_PAIRS_TRIMMED = 5  # pairs from which on the lowest and highest fifth are left out
+_DISTURBED = 0.05  # rise of the log time of the baseline over its calm level
+_CALM_QUANTILE = 0.05  # of the baseline's blocks, taken for that level
+_LEAST_CALM_PAIRS = 4  # with fewer, all are taken, disturbed or not
+_LEAST_CALM_QUADS = 3  # of each of one to three pairs
 _PROCESS_EFFECT = 0.01  # relative sigma of what one process adds to another; unseen within a single pair
 _FEW_PAIRS = 4  # fewer lean on the process effect that is known
 _PRIOR_PAIRS = 5  # how many pairs that knowledge is worth
@@ -67,9 +73,9 @@ class Measurement:
             it was not asked for.
         verdict: ``certified`` if the interval of ``speedup`` is as narrow as asked for on enough pairs, else ``NOISY``;
             ``UNDECIDED`` if it is, but the limit lies within the interval of ``latency_ms``.
-        pairs: process pairs that it rests on.
+        pairs: process pairs that it rests on: those with a quad that counts.
         steady: whether every warm-up settled.
-        conditions: what the machine showed meanwhile.
+        conditions: what the machine showed meanwhile; ``calm_share`` is the share of quads that count.
     """
 
     path: Path
@@ -142,18 +148,67 @@ def _estimate(centre: float, half: float, evidence: Evidence, screening: bool) -
     )
 
 
+def _calm(timings: Timings) -> list[list[NDArray[np.bool_]]]:
+    """Return by pair and artifact which quads fell into a time in which nothing disturbed the baseline.
+
+    The baseline's calm level is a low quantile of all its blocks. A quad is judged by the last block of the baseline
+    before it and the first one after it. Its own blocks are not looked at: to choose quads in which they are low would
+    make the baseline look faster than it is.
+    """
+    blocks = [
+        np.log(np.array(p.baseline_blocks_ms[1:] or p.baseline_blocks_ms, dtype=np.float64)) for p in timings.pairs
+    ]
+    most = np.quantile(np.concatenate([b.ravel() for b in blocks]), _CALM_QUANTILE) + _DISTURBED
+    found = []
+    for pair, candidates in zip(timings.pairs, blocks, strict=True):
+        n_candidates, n_quads, _ = candidates.shape
+        in_time = candidates.transpose(1, 0, 2).reshape(-1, 2)  # the candidates take turns
+        around = np.full((len(in_time), 2), -np.inf)
+        around[1:, 0], around[:-1, 1] = in_time[:-1, 1], in_time[1:, 0]
+        masks = list((around.max(axis=1) <= most).reshape(n_quads, n_candidates).T)
+        found.append(masks if len(pair.blocks_ms) == 1 else [masks[0], *masks])
+    return found
+
+
+def _counted(timings: Timings, index: int) -> list[NDArray[np.bool_]]:
+    """Return which quads of an artifact count, one mask a pair: those of calm times if they give the narrower interval.
+
+    Where blocks scatter by themselves, fewer of them tell less, and all count.
+    """
+    calm = [masks[index] for masks in _calm(timings)]
+    every = [np.ones_like(m) for m in calm]
+    if len(calm) < _LEAST_CALM_PAIRS:
+        enough = all(m.sum() >= _LEAST_CALM_QUADS for m in calm)
+    else:
+        enough = sum(bool(m.any()) for m in calm) >= _LEAST_CALM_PAIRS
+    if not enough:
+        return every
+    values = [_log_ratios(p, index) if index else _log_times(p, index) for p in timings.pairs]
+    return calm if _interval(values, calm)[1] < _interval(values, every)[1] else every
+
+
+def _interval(
+    values: Sequence[NDArray[np.float64]], masks: Sequence[NDArray[np.bool_]], process_effects: float = _PROCESS_EFFECT
+) -> tuple[float, float, bool]:
+    return _log_interval([v[m] for v, m in zip(values, masks, strict=True) if m.any()], process_effects)
+
+
 def _log_ratios(pair: PairTimings, index: int) -> NDArray[np.float64]:
-    enclosing = np.log(np.array(pair.baseline_blocks_ms[index], dtype=np.float64))
-    own = np.log(np.array(pair.blocks_ms[index], dtype=np.float64))
-    difference: NDArray[np.float64] = enclosing.mean(axis=1) - own.mean(axis=1)
+    enclosing = np.log(np.array(pair.baseline_blocks_ms[index], dtype=np.float64)).mean(axis=1)
+    difference: NDArray[np.float64] = enclosing - _log_times(pair, index)
     return difference
+
+
+def _log_times(pair: PairTimings, index: int) -> NDArray[np.float64]:
+    times: NDArray[np.float64] = np.log(np.array(pair.blocks_ms[index], dtype=np.float64)).mean(axis=1)
+    return times
 
 
 def ratio(timings: Timings, index: int, *, evidence: Evidence = "measured-here") -> Estimate:
     """Return how many times faster artifact ``index`` is than the baseline (above 1 is faster).
 
     Args:
-        timings: raw times of one or several pairs.
+        timings: raw times of one or several pairs; quads in which the baseline is disturbed are left out.
         index: of the artifact; 0, the baseline, gives exactly 1.
         evidence: label of the device.
 
@@ -163,16 +218,15 @@ def ratio(timings: Timings, index: int, *, evidence: Evidence = "measured-here")
     """
     if index == 0:
         return Estimate(value=1.0, low=1.0, high=1.0, evidence=evidence, screening=len(timings.pairs) == 1)
-    centre, half, screening = _log_interval(
-        [_log_ratios(p, index) for p in timings.pairs], math.sqrt(2.0) * _PROCESS_EFFECT
-    )
+    values = [_log_ratios(p, index) for p in timings.pairs]
+    centre, half, screening = _interval(values, _counted(timings, index), math.sqrt(2.0) * _PROCESS_EFFECT)
     return _estimate(centre, half, evidence, screening)
 
 
 def absolute(timings: Timings, index: int, *, evidence: Evidence = "measured-here") -> Estimate:
     """Return the milliseconds of one inference of artifact ``index``, with an interval as in :func:`ratio`."""
-    values = [np.log(np.array(p.blocks_ms[index], dtype=np.float64)).mean(axis=1) for p in timings.pairs]
-    centre, half, screening = _log_interval(values, _PROCESS_EFFECT)
+    values = [_log_times(p, index) for p in timings.pairs]
+    centre, half, screening = _interval(values, _counted(timings, index))
     return _estimate(centre, half, evidence, screening)
 
 
@@ -227,8 +281,10 @@ def _measurements(
     baseline_ms = absolute(timings, 0, evidence=evidence)
     for i, (path, facts) in enumerate(zip(artifacts, timings.facts, strict=True)):
         speedup, latency = ratio(timings, i, evidence=evidence), absolute(timings, i, evidence=evidence)
+        counted = _counted(timings, i)
+        n_pairs = sum(bool(m.any()) for m in counted)
         verdict: Verdict = "certified"
-        if half_width is not None and (speedup.half_width > half_width or len(timings.pairs) < min_pairs):
+        if half_width is not None and (speedup.half_width > half_width or n_pairs < min_pairs):
             verdict = "NOISY"
         elif limit_ms is not None and budget_verdict(latency, limit_ms) == "undecided":
             verdict = "UNDECIDED"
@@ -242,9 +298,9 @@ def _measurements(
                 first_inference_ms=facts.first_inference_ms,
                 peak_memory_bytes=_largest((facts.peak_load_bytes, facts.peak_run_bytes)),
                 verdict=verdict,
-                pairs=len(timings.pairs),
+                pairs=n_pairs,
                 steady=all(p.steady[0] and p.steady[i] for p in timings.pairs),
-                conditions=timings.conditions,
+                conditions=(*timings.conditions, ("calm_share", float(np.concatenate(counted).mean()))),
             )
         )
     return tuple(made)

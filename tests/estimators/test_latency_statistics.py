@@ -70,6 +70,56 @@ def test_eight_pairs_hold_the_truth_though_a_neighbour_disturbs_some(disturbed):
     assert narrow / 400 >= 0.85
 
 
+def neighbour(rng, *, n_pairs=16, quads=4, busy=0.6, stays=0.9):
+    """Pairs on a machine whose neighbour comes and goes; it slows the baseline by 15 % and the candidate by half."""
+    state, pairs = rng.random() < busy, []
+    for _ in range(n_pairs):
+        blocks = []
+        for k in range(4 * quads):
+            if rng.random() > stays:
+                state = rng.random() < busy
+            ours = k % 4 in (1, 2)
+            blocks.append(
+                (1.0 if ours else 2.0) * math.exp(rng.normal(0, 0.005)) * ((1.5 if ours else 1.15) if state else 1.0)
+            )
+        pairs.append([tuple(blocks[4 * q : 4 * q + 4]) for q in range(quads)])
+    return timings(*pairs)
+
+
+def test_quads_in_which_a_neighbour_disturbs_the_baseline_do_not_count():
+    rng = np.random.default_rng(5)
+    values, widths = zip(*((e.value, e.half_width) for e in (ratio(neighbour(rng), 1) for _ in range(60))), strict=True)
+    assert np.median(values) == pytest.approx(2.0, rel=0.02)
+    assert np.median(widths) < 0.04
+    slow = absolute(neighbour(rng, busy=0.5), 1)
+    assert slow.value == pytest.approx(1.0, rel=0.03)
+
+
+def test_noise_by_itself_makes_no_side_faster():
+    rng = np.random.default_rng(7)
+    logs = []
+    for _ in range(150):
+        pairs = [[tuple(2.0 * np.exp(rng.normal(0, 0.04, 4))) for _ in range(4)] for _ in range(10)]
+        logs.append(math.log(ratio(timings(*pairs), 1).value))
+    assert abs(np.mean(logs)) < 3 * np.std(logs) / math.sqrt(len(logs))
+
+
+def test_pairs_without_a_calm_time_are_not_counted_as_evidence():
+    calm = [(2.0, 1.0, 1.0, 2.0)] * 4
+    busy = [(2.4, 1.7, 1.6, 2.5)] * 4
+    files = (Path("a.onnx"), Path("b.onnx"))
+
+    class Sometimes(FakeDevice):
+        def time(self, artifacts, inputs, plan):
+            return timings(calm, busy)
+
+    found = compare(Sometimes({f.name: 1.0 for f in files}), files, {}, max_pairs=12)[0]
+    assert found.pairs == 6
+    assert found.verdict == "NOISY"  # fewer than eight pairs say anything
+    assert dict(found.conditions)["calm_share"] == pytest.approx(0.5)
+    assert found.speedup.value == pytest.approx(2.0)
+
+
 def test_two_pairs_lean_on_what_is_known_of_processes():
     same = [(2.0, 1.0, 1.0, 2.0)] * 8
     narrow = ratio(timings(same, same), 1)

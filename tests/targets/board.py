@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from modeltailor.targets.confine import Confinement, confine
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+_BOARDS = itertools.count()
 
 
 def why_not() -> str:
@@ -63,8 +65,9 @@ def _run(*arguments: str) -> None:
 @contextlib.contextmanager
 def board(folder: Path, monkeypatch, *, cores: float | None = None, memory_bytes: int | None = None) -> Iterator[Board]:
     """Start a board that ``ssh`` reaches as ``user@10.77.x.2``, with keys of its own; nothing outside it is touched."""
-    name = f"mt{os.getpid() % 100000}"
-    net = f"10.77.{os.getpid() % 250}"
+    # A namespace and its links go some time after they are deleted: no board takes the names of one before.
+    number = (os.getpid() + 97 * next(_BOARDS)) % 100_000
+    name, net = f"mt{number}", f"10.77.{number % 250}"
     for key in ("host", "user"):
         _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / key))
     Path("/run/sshd").mkdir(exist_ok=True)

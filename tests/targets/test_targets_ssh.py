@@ -5,7 +5,6 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import pytest
 
@@ -66,8 +65,8 @@ def test_half_a_core_is_half_as_fast(half_board, models, one_image):
     device.close()
     here = LocalDevice(load_profile("desktop-cpu")).time((models["wide"],), inputs, SHORT)
 
-    def ms(timings):
-        return median(b for quad in timings.pairs[0].blocks_ms[0] for b in quad)
+    def ms(timings):  # the fastest block: what else runs on this machine only adds to it, and to half a core twice
+        return min(b for quad in timings.pairs[0].blocks_ms[0] for b in quad)
 
     assert half_board.room.how.startswith("cgroup")
     assert 1.4 < ms(there) / ms(here) < 4.0
