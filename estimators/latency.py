@@ -56,6 +56,8 @@ _PRIOR_PAIRS = 5  # how many pairs that knowledge is worth
 _LEAST_PAIRS = 8  # fewer, and stopping at a narrow interval loses its coverage
 _LEAST_PAIRS_CERTIFY = 10
 _QUADS_A_PAIR = 4
+_QUADS_DISTURBED = 12  # where less is calm: they cost less than another pair of processes
+_MOSTLY_CALM = 0.9  # share of quads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,10 @@ def _calm(timings: Timings) -> list[list[NDArray[np.bool_]]]:
         masks = list((around.max(axis=1) <= most).reshape(n_quads, n_candidates).T)
         found.append(masks if len(pair.blocks_ms) == 1 else [masks[0], *masks])
     return found
+
+
+def _calm_share(timings: Timings) -> float:
+    return float(np.mean([m.mean() for masks in _calm(timings) for m in masks]))
 
 
 def _counted(timings: Timings, index: int) -> list[NDArray[np.bool_]]:
@@ -359,7 +365,7 @@ def compare(
         limit_ms: a latency budget; as long as an interval holds it, pairs are added.
         memory: also measure the peak memory.
         seconds: wall clock that is left; no pairs are started that would overrun it (two are always measured).
-        plan: blocks and quads of a pair.
+        plan: blocks and quads of a pair; if ``None`` four quads, and twelve while a neighbour disturbs the baseline.
 
     Returns:
         one measurement a candidate, in order.
@@ -406,6 +412,8 @@ def compare_all(
         done = 0 if timings is None else len(timings.pairs)
         step_started = time.monotonic()
         step = min(2, max_pairs - done)
+        if plan is None and timings is not None:
+            base = replace(base, quads=_QUADS_A_PAIR if _calm_share(timings) >= _MOSTLY_CALM else _QUADS_DISTURBED)
         whole = replace(base, pairs=step, memory=memory and done == 0, timeout_s=base.timeout_s * step)
         more = device.time(artifacts, inputs, whole)
         timings = more if timings is None else merge(timings, more)

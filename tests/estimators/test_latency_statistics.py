@@ -111,10 +111,13 @@ def test_pairs_without_a_calm_time_are_not_counted_as_evidence():
 
     class Sometimes(FakeDevice):
         def time(self, artifacts, inputs, plan):
+            asked.append(plan.quads)
             return timings(calm, busy)
 
+    asked: list[int] = []
     found = compare(Sometimes({f.name: 1.0 for f in files}), files, {}, max_pairs=12)[0]
     assert found.pairs == 6
+    assert asked == [4] + 5 * [12]  # once it is known that half is disturbed
     assert found.verdict == "NOISY"  # fewer than eight pairs say anything
     assert dict(found.conditions)["calm_share"] == pytest.approx(0.5)
     assert found.speedup.value == pytest.approx(2.0)
