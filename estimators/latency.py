@@ -412,8 +412,6 @@ def compare_all(
         done = 0 if timings is None else len(timings.pairs)
         step_started = time.monotonic()
         step = min(2, max_pairs - done)
-        if plan is None and timings is not None:
-            base = replace(base, quads=_QUADS_A_PAIR if _calm_share(timings) >= _MOSTLY_CALM else _QUADS_DISTURBED)
         whole = replace(base, pairs=step, memory=memory and done == 0, timeout_s=base.timeout_s * step)
         more = device.time(artifacts, inputs, whole)
         timings = more if timings is None else merge(timings, more)
@@ -422,6 +420,10 @@ def compare_all(
         settled = n_pairs >= min_pairs and all(m.verdict == "certified" for m in measured[1:])
         if settled or n_pairs >= max_pairs or now - started + (now - step_started) >= seconds:
             return measured
+        if plan is None:
+            wanted = _QUADS_A_PAIR if _calm_share(timings) >= _MOSTLY_CALM else _QUADS_DISTURBED
+            if now - started + (now - step_started) * wanted / base.quads < seconds:
+                base = replace(base, quads=wanted)
 
 
 def certify(

@@ -375,6 +375,43 @@ def test_bench_says_what_was_not_steady(
     assert "took 25% of the processors' time" in said.out
 
 
+def test_bench_says_that_a_neighbour_disturbed_it(
+    face: Face, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made_run: Path
+) -> None:
+    from dataclasses import replace
+    from itertools import count
+
+    from modeltailor import places
+    from modeltailor.targets import FakeDevice
+
+    calls = count()
+
+    def times(quads: Any, factor: float) -> Any:
+        return tuple(tuple(factor * block for block in quad) for quad in quads)
+
+    class Neighbour(FakeDevice):  # who comes and goes, and slows the candidate more than the baseline
+        def time(self, *given: Any, **named: Any) -> Any:
+            found = super().time(*given, **named)
+            base, own = (1.2, 1.6) if next(calls) % 2 else (1.0, 1.0)
+            pairs = tuple(
+                replace(
+                    pair,
+                    blocks_ms=(times(pair.blocks_ms[0], base), times(pair.blocks_ms[1], own)),
+                    baseline_blocks_ms=tuple(times(quads, base) for quads in pair.baseline_blocks_ms),
+                )
+                for pair in found.pairs
+            )
+            return replace(found, pairs=pairs)
+
+    for name in ("a.onnx", "b.onnx"):
+        (tmp_path / name).write_bytes(next((made_run / "artifacts").glob("*.onnx")).read_bytes())
+    monkeypatch.setattr(places, "open_place", lambda *_: Neighbour(latency=lambda _: 1.0, noise=0.0))
+    said = face("bench", "a.onnx", "b.onnx", "-q")
+    assert said.code == 0, said.err
+    assert "a neighbour disturbed the baseline in" in said.out
+    assert said.out.count("1.000x") == 2
+
+
 def test_threads_are_tried_up_to_what_a_device_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from modeltailor import places
     from modeltailor.targets import LocalDevice

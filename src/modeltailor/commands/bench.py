@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _MUCH_STOLEN = 0.02
+_MOSTLY_CALM = 0.9
 
 
 @click.command(
@@ -120,6 +121,8 @@ def _show(batch: int | None, bench: Bench, served: tuple[Serving, ...]) -> None:
     seen = dict(bench.conditions)
     if seen.get("steal_share", 0.0) >= _MUCH_STOLEN:
         click.echo(f"other machines of this host took {seen['steal_share']:.0%} of the processors' time meanwhile")
+    if (calm := seen.get("calm_share", 1.0)) < _MOSTLY_CALM:
+        click.echo(f"a neighbour disturbed the baseline in {1 - calm:.0%} of the quads; they do not count")
     shapes = ", ".join(f"{name} {list(shape)}" for name, shape in bench.shapes)
     click.echo(
         f"{bench.rows[0].measured.latency_ms.evidence}, {bench.facts.runtime}, {bench.facts.processor}, "
