@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modeltailor.search.executor import Executor, FakeExecutor, LocalExecutor, Task
+    from modeltailor.search.executor import Executor, FakeExecutor, Task
     from modeltailor.search.front import Figures, Margin, margins, nearest, pareto_front, recommend, violations
     from modeltailor.search.ledger import Ledger
+    from modeltailor.search.local_executor import LocalExecutor
     from modeltailor.search.plan import AXES, SearchPlan
     from modeltailor.search.records import FinalRecord, RunHistory, RunRecord, TrialRecord
     from modeltailor.search.request import Progress, RunRequest
@@ -44,7 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Executor", "FakeExecutor", "LocalExecutor", "Task"), "executor"),
+    **dict.fromkeys(("Executor", "FakeExecutor", "Task"), "executor"),
+    "LocalExecutor": "local_executor",
     **dict.fromkeys(("Figures", "Margin", "margins", "nearest", "pareto_front", "recommend", "violations"), "front"),
     **dict.fromkeys(("AXES", "SearchPlan"), "plan"),
     **dict.fromkeys(("FinalRecord", "RunHistory", "RunRecord", "TrialRecord"), "records"),

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from modeltailor.compress import Recipe
-from modeltailor.search.executor import LocalExecutor, Task
+from modeltailor.search.executor import Task
 from modeltailor.search.fleet import device_views, publish_elsewhere, study_objectives
 from modeltailor.search.front import Figures, Objective, history_figures, pareto_front, recommend
 from modeltailor.search.hypervolume import hypervolume
 from modeltailor.search.ledger import Ledger
+from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.records import Role, RunHistory, RunRecord, TrialRecord
 from modeltailor.search.request import Phase, Progress, RunRequest
 from modeltailor.search.run_folder import RunFolder

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from modeltailor.errors import CandidateError
 from modeltailor.estimators.latency import certify
 from modeltailor.search.auditing import audit_file
-from modeltailor.search.executor import LocalExecutor, accuracy_record, interval_record
+from modeltailor.search.executor import accuracy_record, interval_record
 from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
+from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, Evidence, LocalDevice
 

@@ -11,10 +11,10 @@ from modeltailor.errors import ModelTailorError, StudyConflict
 from modeltailor.search.absent import TO_MEASURE, absent_profile, note_of, predict_absent, to_measure_text
 from modeltailor.search.course import Course, front_objectives
 from modeltailor.search.describing import job_key
-from modeltailor.search.executor import LocalExecutor
 from modeltailor.search.finalize import certify_finalists
 from modeltailor.search.fleet import finalists_on_all, study_objectives
 from modeltailor.search.groundwork import lay_groundwork
+from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.loop import SearchLoop
 from modeltailor.search.opening import measure_baselines, on_the_original, prepare, probe
 from modeltailor.search.records import RunHistory
