@@ -38,7 +38,7 @@ def compare_samplers(
     goal = Goal(
         reference=(("accuracy", _REFERENCE[0]), ("latency", 1.0), ("size", 1.0)), loss_ceiling=network.seen_score - 0.1
     )
-    reached: dict[tuple[str, str], list[list[float]]] = {}
+    reached: dict[tuple[str, str], list[dict[int, float]]] = {}
     marks = sorted({12, _FEW, 40, 60, 100, 130, 200, 300, 400, rivals})
     for seed in range(first_seed, first_seed + seeds):
         studies: tuple[tuple[SamplerName, int], ...] = (("tailor", _OURS), ("tpe", rivals), ("nsga2", rivals))
@@ -46,26 +46,26 @@ def compare_samplers(
             values, assignments, _ = run_study(
                 name, space, told, goal, network.evaluate, network.formats, max(n, _FEW), seed
             )
-            own = [k for k in marks if k <= n]
+            own = {"seen": [k for k in marks if k <= n], "fresh": sorted({_FEW, n})}
             found = {
-                "seen": curve(values, _REFERENCE, own),
-                "fresh": fresh_curve(values, assignments, network.fresh, _REFERENCE, own),
+                "seen": curve(values, _REFERENCE, own["seen"]),
+                "fresh": fresh_curve(values, assignments, network.fresh, _REFERENCE, own["fresh"]),
             }
             for samples, row in found.items():
-                reached.setdefault((name, samples), []).append(row)
-                shown = "  ".join(f"@{k} {v:.5f}" for k, v in zip(own, row, strict=True))
+                reached.setdefault((name, samples), []).append(dict(zip(own[samples], row, strict=True)))
+                shown = "  ".join(f"@{k} {v:.5f}" for k, v in zip(own[samples], row, strict=True))
                 print(f"{network.name} seed {seed} {name:7s} {samples:5s} samples  {shown}", flush=True)
     for (name, samples), rows in reached.items():
-        at = {str(k): [r[i] for r in rows] for i, k in enumerate(marks) if i < len(rows[0])}
+        at = {str(k): [r[k] for r in rows] for k in rows[0]}
         results.append({
             "part": network.name, "sampler": name, "samples": samples, "hypervolume": at, "told_s": told_s,
             "median": {k: statistics.median(v) for k, v in at.items()},
             "spread": {k: [min(v), max(v)] for k, v in at.items()},
         })  # fmt: skip
     for samples in ("fresh", "seen"):
-        ours = statistics.median(r[marks.index(_FEW)] for r in reached["tailor", samples])
+        ours = statistics.median(r[_FEW] for r in reached["tailor", samples])
         for rival in ("tpe", "nsga2"):
-            theirs = statistics.median(r[-1] for r in reached[rival, samples])
+            theirs = statistics.median(r[rivals] for r in reached[rival, samples])
             goals.append({
                 "name": f"{network.name}, {samples} samples: hypervolume after {_FEW} over that of {rival} after "
                 f"{rivals} ({seeds} seeds)",

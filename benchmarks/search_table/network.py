@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -42,7 +42,8 @@ class Network:
         formats: names of the formats that are searched; ``fp32`` first, then those of the family that pays.
         score: accuracy 0..1 or rank correlation of a session on a part of the samples.
         feed: one input, timed.
-        table: JSON lines of what was measured, read and extended.
+        table: JSON lines of what was measured, read and extended; processes beside each other may share it, what the
+            first of them wrote counts.
         runs: inferences a timed block.
         quads: blocks of original, candidate, candidate, original.
     """
@@ -67,9 +68,12 @@ class Network:
         self.table = table
         self.runs = runs
         self.quads = quads
-        self.known: dict[str, Values] = {}
+        self.known: dict[str, tuple[float, str, float]] = {}
+        """Loss, executed kernels and size of each recipe."""
         self.ratios: dict[str, float] = {}
+        """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
+        self._read_until = 0
         self._read()
         self.origin = composer.compose({}).model_bytes
         self._origin = self._session(self.origin)
@@ -98,6 +102,8 @@ class Network:
         """Build, score and time a recipe, or tell what was measured of it before."""
         key = json.dumps(assignment, sort_keys=True)
         if key not in self.known:
+            self._read()
+        if key not in self.known:
             made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
             session = self._session(made.model_bytes)
             loss = self.seen_score - self.score(session, "seen")
@@ -105,18 +111,21 @@ class Network:
             # and get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
             kernels = "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
             if kernels not in self.ratios:
-                self.ratios[kernels] = self._latency_ratio(session)
-            self.known[key] = (loss, self.ratios[kernels], len(made.model_bytes) / len(self.origin))
-            self._write({"key": key, "kernels": kernels, "values": self.known[key]})
-        return self.known[key]
+                self._keep({"kernels": kernels, "ratio": self._latency_ratio(session)})
+            size = len(made.model_bytes) / len(self.origin)
+            self._keep({"key": key, "loss": loss, "kernels": kernels, "size": size})
+        loss, kernels, size = self.known[key]
+        return loss, self.ratios[kernels], size
 
     def fresh(self, assignment: dict[str, str]) -> float:
         """Loss on the samples that the search does not see."""
         key = json.dumps(assignment, sort_keys=True)
         if key not in self.fresh_loss:
+            self._read()
+        if key not in self.fresh_loss:
             made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
-            self.fresh_loss[key] = self.fresh_score - self.score(self._session(made.model_bytes), "fresh")
-            self._write({"key": key, "fresh": self.fresh_loss[key]})
+            loss = self.fresh_score - self.score(self._session(made.model_bytes), "fresh")
+            self._keep({"key": key, "fresh": loss})
         return self.fresh_loss[key]
 
     def _session(self, model: bytes) -> onnxruntime.InferenceSession:
@@ -173,20 +182,32 @@ class Network:
     # --- the table ----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        """Take in what others have written since."""
         if self.table is None or not self.table.exists():
             return
-        for line in self.table.read_text().splitlines():
-            row = json.loads(line)
-            if "fresh" in row:
-                self.fresh_loss[row["key"]] = row["fresh"]
-                continue
-            self.known[row["key"]] = tuple(row["values"])
-            self.ratios[row["kernels"]] = row["values"][1]
+        with self.table.open("rb") as lines:
+            lines.seek(self._read_until)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                self._read_until += len(line)
+                self._take(json.loads(line))
 
-    def _write(self, row: Mapping[str, object]) -> None:
-        if self.table is not None:
-            with self.table.open("a") as out:
-                out.write(json.dumps(row) + "\n")
+    def _keep(self, row: Mapping[str, object]) -> None:
+        if self.table is None:
+            self._take(row)
+            return
+        with self.table.open("ab", buffering=0) as out:
+            out.write((json.dumps(row) + "\n").encode())  # one write at the end of a file: lines do not mix
+        self._read()
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        if "fresh" in row:
+            self.fresh_loss.setdefault(row["key"], row["fresh"])
+        elif "ratio" in row:
+            self.ratios.setdefault(row["kernels"], row["ratio"])
+        else:
+            self.known.setdefault(row["key"], (row["loss"], row["kernels"], row["size"]))
 
 
 def _domain(name: str) -> str:
