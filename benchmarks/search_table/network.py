@@ -68,11 +68,12 @@ class Network:
         self.table = table
         self.runs = runs
         self.quads = quads
-        self.known: dict[str, tuple[float, str, float]] = {}
-        """Loss, executed kernels and size of each recipe."""
+        self.known: dict[str, tuple[float, float]] = {}
+        """Loss on the ``seen`` samples and size over the original's, by recipe."""
         self.ratios: dict[str, float] = {}
         """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
+        """Loss on the ``fresh`` samples, by recipe."""
         self._read_until = 0
         self._read()
         self.origin = composer.compose({}).model_bytes
@@ -101,20 +102,20 @@ class Network:
     def evaluate(self, assignment: dict[str, str]) -> Values:
         """Build, score and time a recipe, or tell what was measured of it before."""
         key = json.dumps(assignment, sort_keys=True)
+        # What is stored packed is unfolded while loading: recipes that differ in storage only run the same kernels, and
+        # get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
+        kernels = "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
         if key not in self.known:
             self._read()
         if key not in self.known:
             made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
             session = self._session(made.model_bytes)
             loss = self.seen_score - self.score(session, "seen")
-            # What is stored packed is unfolded while loading: recipes that differ in storage only run the same kernels,
-            # and get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
-            kernels = "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
             if kernels not in self.ratios:
                 self._keep({"kernels": kernels, "ratio": self._latency_ratio(session)})
             size = len(made.model_bytes) / len(self.origin)
-            self._keep({"key": key, "loss": loss, "kernels": kernels, "size": size})
-        loss, kernels, size = self.known[key]
+            self._keep({"key": key, "loss": loss, "size": size})
+        loss, size = self.known[key]
         return loss, self.ratios[kernels], size
 
     def fresh(self, assignment: dict[str, str]) -> float:
@@ -194,6 +195,7 @@ class Network:
                 self._take(json.loads(line))
 
     def _keep(self, row: Mapping[str, object]) -> None:
+        """Write what was measured, and take in what counts: an earlier line about the same, if there is one."""
         if self.table is None:
             self._take(row)
             return
@@ -207,7 +209,7 @@ class Network:
         elif "ratio" in row:
             self.ratios.setdefault(row["kernels"], row["ratio"])
         else:
-            self.known.setdefault(row["key"], (row["loss"], row["kernels"], row["size"]))
+            self.known.setdefault(row["key"], (row["loss"], row["size"]))
 
 
 def _domain(name: str) -> str:
