@@ -44,6 +44,7 @@ def here_rows(folder: Path, rounds: int, lock: Path | None, networks: Sequence[s
         points = points_of([(rows[i].trace, works[i]) for i in chosen])
         joint = model.posterior(measured, log_ms[chosen], noise[chosen], [works[i] for i in rest], points)
         held_out = model.held_out(measured, log_ms[chosen], noise[chosen], points, range(_K))
-        band = widened(joint.each(), checked_factor(held_out, log_ms[chosen]))
+        each = joint.each()
+        band = widened(each, checked_factor(held_out, log_ms[chosen], each.spread()))
         flops = flops_line(np.log([w.macs for w in works]), chosen, log_ms[chosen], rest)
         yield score(f"{network} on this machine", band, log_ms[rest], flops)

@@ -23,8 +23,8 @@ def plot(results: Sequence[Row]) -> str:
         if row["part"] == "toys":
             title = f"{row['sites']} sites, {'pairs' if row['interactions'] else 'additive'}, told: {row['told']}"
             at = row["share_of_true_hypervolume"]
-        elif "samples" in row:
-            title, at = f"{row['part']}, {row['samples']} samples", row["hypervolume"]
+        elif "losses" in row:
+            title, at = f"{row['part']}, losses {row['losses']}", row["hypervolume"]
         else:
             continue
         assert isinstance(at, dict)

@@ -81,18 +81,25 @@ def _quantile(needed: Sequence[Floats], share: float) -> float:
     return float(values[order][position])
 
 
-def checked_factor(held_out: Sequence[Mixture], log_ms: Floats, share: float = BAND_SHARE) -> float:
+def checked_factor(held_out: Sequence[Mixture], log_ms: Floats, wanted: Floats, share: float = BAND_SHARE) -> float:
     """Return by which factor bands grow because measurements of a device, each predicted from the others, ask for it.
+
+    What is measured is chosen because it tells most, so some of it lies far from all else: without the one large network,
+    it is an extrapolation that no prediction asks for. Only held-out measurements that are known as well as what is wanted
+    have a say.
 
     Args:
         held_out: each measurement as predicted from the others.
-        log_ms: what was measured, ``[k]``; with fewer than four nothing can be said.
+        log_ms: what was measured, ``[k]``; with fewer than four that count nothing can be said.
+        wanted: standard deviations of the log milliseconds that the bands are for, ``[n]``.
         share: what share of truths a band has to hold.
     """
-    k = len(held_out)
+    widest = float(wanted.max(initial=0.0))
+    alike = [i for i, m in enumerate(held_out) if float(m.spread()[0]) <= widest]
+    k = len(alike)
     if k < _LEAST_DEVICES:
         return 1.0
-    needed = sorted(float(needed_factors(m, log_ms[i : i + 1])[0]) for i, m in enumerate(held_out))
+    needed = sorted(float(needed_factors(held_out[i], log_ms[i : i + 1])[0]) for i in alike)
     return max(1.0, needed[min(math.ceil(share * (k + 1)), k) - 1])
 
 

@@ -153,8 +153,9 @@ def forecast(
     points = points_of([(t, f.work) for t, f in zip(traces, traced, strict=True)]) if traces else None
     joint = device.posterior(works, log_ms, noise, [f.work for f in wanted], points)
     held_out = device.held_out(works, log_ms, noise, points, _own_traces(measurements, traces))
-    factor = checked_factor(held_out, log_ms)
-    band = widened(joint.each(), factor)
+    each = joint.each()
+    factor = checked_factor(held_out, log_ms, each.spread())
+    band = widened(each, factor)
     there = _measured_files(models, measurements)
     estimates = tuple(refusal or there.get(i) or _estimate(band, i) for i, refusal in enumerate(refusals))
     return Forecast(

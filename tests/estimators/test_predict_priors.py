@@ -89,13 +89,16 @@ def test_bands_from_few_devices_hold_what_they_promise_on_new_ones() -> None:
 
 
 def test_measurements_that_fall_outside_widen_the_bands_and_others_do_not() -> None:
-    def mixture(centre: float) -> Mixture:
-        return Mixture(centres=np.array([[centre]]), spreads=np.array([[0.1]]), weights=np.ones(1))
+    def mixture(centre: float, spread: float = 0.1) -> Mixture:
+        return Mixture(centres=np.array([[centre]]), spreads=np.array([[spread]]), weights=np.ones(1))
 
-    truth = np.zeros(6)
-    assert checked_factor([mixture(0.01)] * 6, truth) == 1.0
-    assert checked_factor([mixture(0.5)] * 6, truth) == pytest.approx(0.5 / (1.2816 * 0.1), rel=0.01)
-    assert checked_factor([mixture(0.5)] * 3, truth[:3]) == 1.0  # too few to say anything
+    truth, wanted = np.zeros(6), np.array([0.05, 0.11])
+    assert checked_factor([mixture(0.01)] * 6, truth, wanted) == 1.0
+    assert checked_factor([mixture(0.5)] * 6, truth, wanted) == pytest.approx(0.5 / (1.2816 * 0.1), rel=0.01)
+    assert checked_factor([mixture(0.5)] * 3, truth[:3], wanted) == 1.0  # too few to say anything
+    far = [mixture(0.2)] * 4 + [mixture(5.0, spread=0.3)] * 2  # nothing that is wanted lies so far from what is known
+    assert checked_factor(far, truth, wanted) == pytest.approx(0.2 / (1.2816 * 0.1), rel=0.01)
+    assert checked_factor(far[1:], truth[1:], wanted) == 1.0
 
 
 def test_conversions_between_formats_are_kernels_of_their_own(tmp_path: Path, chain: Callable[..., Path]) -> None:
