@@ -8,7 +8,7 @@ Usage::
 Every sampler sees the same space and the same evaluator, and every study starts with the uniform formats. Samplers that
 use order get ordinal parameters. On the toys the share of the true hypervolume is printed (of its upper bound, where it
 is only enclosed). ``resnet20`` and ``minilm`` build, score and time every recipe, on the space that a run on a desktop CPU
-offers; what was measured is kept in ``--folder`` and replayed. ``joint`` and ``first`` are whole runs on ResNet20, with
+offers; what was made and measured is kept in ``--folder`` and replayed. ``joint`` and ``first`` are whole runs on ResNet20, with
 training. Data comes from the folder in ``MODELTAILOR_DATA`` (default ``../shared/data``). ``--json`` keeps the parts that
 are not run again; ``--plot`` writes SVG.
 """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +45,7 @@ class Network:
         score: accuracy 0..1 or rank correlation of a session on a part of the samples.
         feed: one input, timed.
         table: JSON lines of what was measured, read and extended; processes beside each other may share it, what the
-            first of them wrote counts.
+            first of them wrote counts. While one of them takes times, the others wait.
         runs: inferences a timed block.
         quads: blocks of original, candidate, candidate, original.
     """
@@ -74,8 +76,13 @@ class Network:
         """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
         """Loss on the ``fresh`` samples, by recipe."""
+        self.told_s: float | None = None
+        """Seconds that :meth:`told` took when nothing was known."""
         self._read_until = 0
         self._read()
+        self._turn = table.with_suffix(".lock").open("w") if table else None
+        if self._turn:
+            fcntl.flock(self._turn, fcntl.LOCK_SH)  # until this process takes times: then it waits to be alone
         self.origin = composer.compose({}).model_bytes
         self._origin = self._session(self.origin)
         self.seen_score = score(self._origin, "seen")
@@ -146,15 +153,28 @@ class Network:
             return float(statistics.median(times))
 
         ratios = []
-        for _ in range(self.quads):
-            a1, b1, b2, a2 = block(self._origin), block(ours), block(ours), block(self._origin)
-            ratios.append((b1 + b2) / (a1 + a2))
+        with self._alone():
+            for _ in range(self.quads):
+                a1, b1, b2, a2 = block(self._origin), block(ours), block(ours), block(self._origin)
+                ratios.append((b1 + b2) / (a1 + a2))
         return statistics.median(ratios)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let the other processes of the table wait; who waits for this counts as waiting, so two of them take turns."""
+        if self._turn:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if self._turn:
+                fcntl.flock(self._turn, fcntl.LOCK_SH)
 
     # --- the prior ----------------------------------------------------------------------------------------------------
 
     def told(self) -> CostTable:
         """What a run knows before searching: sensitivities, stored bytes, and time shared out by work."""
+        started = time.perf_counter()
         options = self._options()
         loss = sensitivities(self.composer, formats=tuple(sorted({f for o in options.values() for f in o})))
         whole = len(self.origin)
@@ -178,6 +198,7 @@ class Network:
             ]
             sites.append(SiteCosts(site=site.name, options=tuple(costs)))
         weights = sum(stored[s.name, "fp32"] for s in self.composer.sites)
+        self._keep({"told_s": time.perf_counter() - started})
         return CostTable(sites=tuple(sites), fixed_size_bytes=max(0.0, 1.0 - weights))
 
     # --- the table ----------------------------------------------------------------------------------------------------
@@ -206,6 +227,8 @@ class Network:
     def _take(self, row: Mapping[str, Any]) -> None:
         if "fresh" in row:
             self.fresh_loss.setdefault(row["key"], row["fresh"])
+        elif "told_s" in row:
+            self.told_s = self.told_s or row["told_s"]
         elif "ratio" in row:
             self.ratios.setdefault(row["kernels"], row["ratio"])
         else:
