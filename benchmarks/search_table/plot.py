@@ -31,8 +31,9 @@ def plot(results: Sequence[Row]) -> str:
         panels.setdefault(title, {})[str(row["sampler"])] = at
     out = io.StringIO()
     rows = -(-len(panels) // 3)
-    out.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{3 * (_WIDTH + _LEFT)}" height="{rows * (_HEIGHT + 60)}"'
-              ' font-family="sans-serif" font-size="11">')  # fmt: skip
+    width, height = 3 * (_WIDTH + _LEFT), rows * (_HEIGHT + 60) + 10
+    out.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
+              ' font-family="sans-serif" font-size="11"><rect width="100%" height="100%" fill="#fff"/>')  # fmt: skip
     for i, (title, curves) in enumerate(panels.items()):
         _panel(out, _LEFT + (i % 3) * (_WIDTH + _LEFT), 30 + (i // 3) * (_HEIGHT + 60), title, curves)
     out.write("</svg>")
