@@ -84,8 +84,12 @@ def rows(folder: Path, effort: Effort) -> Iterator[Score]:
                 truth = data.log_ms[run]
                 there, wanted = np.flatnonzero(~np.isnan(truth[others])), targets[~np.isnan(truth[targets])]
                 if len(wanted):
-                    measured = others[population.choose(effort.k, amounts[others], there)]
-                    mixture = population.posterior(amounts[measured], truth[measured], amounts[wanted])
+                    own = data.own[np.ix_(others, others)]
+                    measured = others[population.choose(effort.k, amounts[others], there, own)]
+                    both = np.concatenate([measured, wanted])
+                    mixture = population.posterior(
+                        amounts[measured], truth[measured], amounts[wanted], data.own[np.ix_(both, both)]
+                    )
                     flops = flops_line(data.log_macs, measured, truth[measured], wanted)
                     found[int(run), family] = (mixture, wanted, flops)
     needed = {key: needed_factors(m, data.log_ms[key[0]][wanted]) for key, (m, wanted, _) in found.items()}

@@ -46,16 +46,19 @@ class CostPopulation:
     covariance: Floats
     noise: float
 
-    def choose(self, k: int, amounts: Floats, candidates: Indices) -> list[int]:
+    def choose(self, k: int, amounts: Floats, candidates: Indices, own: Floats | None = None) -> list[int]:
         """Return ``k`` of the candidate networks that tell the costs of all networks apart best.
 
         Args:
             k: how many.
             amounts: ``[n_networks, n_terms]``.
             candidates: networks that may be measured.
+            own: as for :meth:`posterior`, of all networks, ``[n_networks, n_networks]``.
         """
         slope = _log_sum(self.mean[None], amounts)[1][0]
         covariance = slope @ (self.covariance + _LEVEL_VARIANCE) @ slope.T
+        if own is not None:
+            covariance = covariance + own
         chosen: list[int] = []
         for _ in range(min(k, len(candidates))):
             left = np.diag(covariance) + self.noise**2
@@ -66,7 +69,7 @@ class CostPopulation:
             covariance = covariance - np.outer(covariance[:, best], covariance[best]) / left[best]
         return chosen
 
-    def posterior(self, amounts: Floats, log_ms: Floats, targets: Floats) -> Mixture:
+    def posterior(self, amounts: Floats, log_ms: Floats, targets: Floats, own: Floats | None = None) -> Mixture:
         """Return the log milliseconds of ``targets`` after measurements.
 
         The new device may be more or less like the others, and its networks nearer to or farther from a sum of terms, than
@@ -77,9 +80,15 @@ class CostPopulation:
             amounts: terms of the measured networks, ``[k, n_terms]``, ``k`` at least one.
             log_ms: their log milliseconds, ``[k]``.
             targets: terms of the networks to predict, ``[n, n_terms]``.
+            own: how far networks that are alike stray together from a sum of terms, on this device alone: covariance of
+                log milliseconds, the measured networks first, ``[k + n, k + n]``. Without it each strays by itself.
         """
+        n = len(amounts) + len(targets)
+        own = np.zeros((n, n)) if own is None else own
         parts = [
-            self._posterior(amounts, log_ms, targets, likeness * self.covariance + _LEVEL_VARIANCE, factor * self.noise)
+            self._posterior(
+                amounts, log_ms, targets, own, likeness * self.covariance + _LEVEL_VARIANCE, factor * self.noise
+            )
             for likeness, factor in itertools.product(_LIKENESS, _NOISES)
         ]
         scores = np.array([score for _, _, score in parts])
@@ -91,29 +100,36 @@ class CostPopulation:
         )
 
     def _posterior(
-        self, amounts: Floats, log_ms: Floats, targets: Floats, covariance: Floats, noise: float
+        self, amounts: Floats, log_ms: Floats, targets: Floats, own: Floats, covariance: Floats, noise: float
     ) -> tuple[Floats, Floats, float]:
         """Return centres and spreads under one hypothesis, and the log density of what was held out."""
+        k = len(log_ms)
+        together, across = own[:k, :k], own[k:, :k]
         level = log_ms.mean() - float(_log_sum(self.mean[None], amounts)[0].mean())
         prior = self.mean + level
         precision = np.linalg.inv(covariance)
         theta, curvature = prior.copy(), precision
+        trust = np.full(k, noise**-2)
         for _ in range(25):
             centre, slope = _log_sum(theta[None], amounts)
             error = log_ms - centre[0]
-            trust = (_FREEDOM + 1) / (_FREEDOM + (error / noise) ** 2) / noise**2
-            curvature = slope[0].T @ (trust[:, None] * slope[0]) + precision
-            step = np.linalg.solve(curvature, slope[0].T @ (trust * error) - precision @ (theta - prior))
+            stray = together @ np.linalg.solve(np.diag(1 / trust) + together, error)
+            trust = (_FREEDOM + 1) / (_FREEDOM + ((error - stray) / noise) ** 2) / noise**2
+            inverse = np.linalg.inv(np.diag(1 / trust) + together)
+            curvature = slope[0].T @ inverse @ slope[0] + precision
+            step = np.linalg.solve(curvature, slope[0].T @ inverse @ error - precision @ (theta - prior))
             theta = theta + np.clip(step, -1.0, 1.0)
             if np.abs(step).max() < 1e-3:
                 break
         centre, slope = _log_sum(theta[None], amounts)
-        around = slope[0] @ covariance @ slope[0].T + noise**2 * np.eye(len(log_ms))
-        score = _held_out_log_density(around, log_ms - centre[0] - slope[0] @ (prior - theta))
+        error = log_ms - centre[0]
+        around = slope[0] @ covariance @ slope[0].T + noise**2 * np.eye(k) + together
+        score = _held_out_log_density(around, error - slope[0] @ (prior - theta))
         centre, slope = _log_sum(theta[None], targets)
         variance = np.einsum("ij,jk,ik->i", slope[0], np.linalg.inv(curvature), slope[0])
-        variance = np.minimum(variance, 4.0) + noise**2 + _OFFSET_SPREAD**2
-        return centre[0], np.sqrt(variance), score
+        left = np.diag(own)[k:] - np.einsum("ij,jk,ik->i", across, inverse, across)
+        variance = np.minimum(variance, 4.0) + np.maximum(left, 0.0) + noise**2 + _OFFSET_SPREAD**2
+        return centre[0] + across @ (inverse @ error), np.sqrt(variance), score
 
 
 def learn_costs(log_ms: Floats, amounts: Floats, trust: Floats, guess: Floats, rounds: int = 6) -> CostPopulation:
