@@ -29,7 +29,7 @@ _TELLING = (
     "sve2",
     "sme",
 )
-_RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-qnn")
 
 
 def _cpuinfo(*keys: str) -> str:
@@ -57,7 +57,7 @@ def instructions() -> tuple[str, ...]:
 
 def runtime() -> str:
     """Name and version of the installed ONNX Runtime, without importing it."""
-    for name in _RUNTIMES:
+    for name in RUNTIMES:
         try:
             return f"{name} {version(name)}"
         except PackageNotFoundError:

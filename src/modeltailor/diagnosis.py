@@ -99,11 +99,19 @@ def _packages() -> Iterator[Finding]:
         yield _package(match[1], match[2].strip())
 
 
-def _package(name: str, specifier: str) -> Finding:
-    install = f"{sys.executable} -m pip install '{name}{specifier}'"
+def _version(name: str) -> str | None:
     try:
-        found = version(name)
+        return version(name)
     except PackageNotFoundError:
+        return None
+
+
+def _package(name: str, specifier: str) -> Finding:
+    from modeltailor.targets.machine import RUNTIMES
+
+    install = f"{sys.executable} -m pip install '{name}{specifier}'"
+    found = next(filter(None, map(_version, RUNTIMES if name == "onnxruntime" else (name,))), None)
+    if found is None:
         return Finding(topic="package", name=name, level="missing", says=f"missing; needs {specifier}", install=install)
     if not _fits(found, specifier):
         return Finding(

@@ -132,5 +132,8 @@ class CandidateError(ModelTailorError):
     """One candidate failed. ``code`` is the outcome code of the trial.
 
     Codes: ``CRASH:<signal>`` ``OOM`` ``TIMEOUT`` ``EXPORT`` ``EVAL`` ``UNSUPPORTED`` ``NONFINITE`` ``PARITY``
-    ``NOISY`` ``AGENT`` ``DISK`` ``ABANDONED``.
+    ``NOISY`` ``AGENT`` ``DISK`` ``ABANDONED``. Where there is no trial around it (a file that crashes under ``bench``), a
+    measurement could not be made.
     """
+
+    exit_code = 6

@@ -122,5 +122,5 @@ def test_every_error_has_an_exit_code_of_the_contract() -> None:
     codes = {c.__name__: c.exit_code for c in ModelTailorError.__subclasses__()}
     assert codes == {
         "ConfigError": 2, "ModelError": 3, "DataError": 3, "NoFeasibleModel": 4, "EnvironmentFault": 5, "DeviceError": 6,
-        "StudyConflict": 7, "CandidateError": 1,
+        "StudyConflict": 7, "CandidateError": 6,
     }  # fmt: skip
