@@ -23,8 +23,6 @@ EXTRAS: tuple[tuple[str, str, str], ...] = (
     ("plots", "matplotlib", "the front as front.png (report --png)"),
     ("parquet", "pyarrow", "all trials as outcomes.parquet (report --parquet)"),
     ("dashboard", "optuna-dashboard", "a run's study.db in a browser"),
-    ("plots", "matplotlib", "the front as a PNG picture"),
-    ("parquet", "pyarrow", "all trials as a Parquet file"),
     ("docs", "mkdocs-material", "building the documentation"),
 )
 """Extra, the package that shows whether it is there, and what it is for."""
