@@ -20,6 +20,9 @@ from modeltailor.targets.session import open_session
 
 __all__ = ["output_loss", "recipe_loss", "sensitivities"]
 
+_NO_NUMBER = 10.0
+"""Loss of outputs that are no numbers any more: more than any others lose."""
+
 _DEFAULT = ("8", "6", "5", "4", "3", "2")
 
 
@@ -99,8 +102,9 @@ def _model_loss(composer: Composer, model: bytes, samples: int) -> float:
     losses = []
     for name in names:
         value = np.concatenate(rows[name]) if rows[name][0].ndim else np.asarray(rows[name])
-        if np.issubdtype(value.dtype, np.floating) and np.isfinite(value).all():
-            losses.append(output_loss(reference[name][: len(value)], value))
+        if np.issubdtype(value.dtype, np.floating):
+            finite = bool(np.isfinite(value).all())
+            losses.append(output_loss(reference[name][: len(value)], value) if finite else _NO_NUMBER)
     return float(np.mean(losses)) if losses else 0.0
 
 

@@ -163,7 +163,8 @@ def _sampler(
     course: Course, space: SearchSpace, table: CostTable, arms: Mapping[str, Arm], fp32: TrialRecord
 ) -> BaseSampler:
     if course.plan.sampler != "tailor":
-        return make_sampler(course.plan.sampler, seed=course.plan.seed)
+        known = len(course.ledger.study.get_trials(deepcopy=False))  # a resumed run must not draw the same again
+        return make_sampler(course.plan.sampler, seed=course.plan.seed + 7919 * known)
     assert fp32.latency_ms is not None
     assert fp32.accuracy is not None
     goal = Goal.of(

@@ -137,7 +137,9 @@ class Ledger:
                 attempts = int(trial.user_attrs.get("attempts", 1))
                 self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 if attempts < MOST_ATTEMPTS and trial.params:
-                    self.study.enqueue_trial(dict(trial.params), user_attrs={"attempts": attempts + 1})
+                    self.study.enqueue_trial(
+                        dict(trial.params), user_attrs={**trial.user_attrs, "attempts": attempts + 1}
+                    )
                     again += 1
         return again
 

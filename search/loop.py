@@ -150,7 +150,7 @@ class SearchLoop:
         assert original.latency_ms is not None
         loss, latency, size = LOSS_SCALE, REFERENCE, REFERENCE
         if budget.max_drop is not None:
-            loss = min(loss, budget.max_drop / 100.0)
+            loss = min(loss, max(budget.max_drop / 100.0, 0.02 * LOSS_SCALE))  # no loss at all would be no box
         if budget.latency_ms is not None:
             latency = min(latency, budget.latency_ms / original.latency_ms.value)
         if budget.size_bytes is not None:

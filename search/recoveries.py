@@ -102,7 +102,7 @@ def propose_recovery(
     )
     gains = cut_boxes(points, reference).gains(expected) / float(np.prod(reference))
     best = int(np.argmax(np.round(gains, 9)))
-    if gains[best] < _LEAST_GAIN:
+    if not gains[best] >= _LEAST_GAIN:
         return None
     return Recovery(label=guesses[best].label, recipe=guesses[best].recipe, gain=float(gains[best]))
 

@@ -20,7 +20,7 @@ def test_the_table_of_speeds_is_the_benchmarks() -> None:
 def test_the_samplers_are_compared_with_the_benchmarks_figures() -> None:
     parts = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
     page = (ROOT / "docs" / "search.md").read_text()
-    median = {(r["sampler"], r["losses"]): r["median"] for r in parts["resnet20"]["results"]}
+    median = {(r["sampler"], r["losses"]): r["median"] for r in parts["resnet20"]["results"] if "sampler" in r}
     columns = (("tailor", "20"), ("tailor", "60"), ("tpe", "20"), ("tpe", "400"), ("nsga2", "400"))
     for losses in ("fresh", "capped", "seen"):
         row = " | ".join(f"{median[sampler, losses][at]:.4f}" for sampler, at in columns)

@@ -111,7 +111,7 @@ class Network:
         key = json.dumps(assignment, sort_keys=True)
         # What is stored packed is unfolded while loading: recipes that differ in storage only run the same kernels, and
         # get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
-        kernels = "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
+        kernels = _kernels(assignment)
         if key not in self.known:
             self._read()
         if key not in self.known:
@@ -124,6 +124,14 @@ class Network:
             self._keep({"key": key, "loss": loss, "size": size})
         loss, size = self.known[key]
         return loss, self.ratios[kernels], size
+
+    def measured(self) -> list[Values]:
+        """Values of all recipes of the table."""
+        return [
+            (loss, self.ratios[kernels], size)
+            for key, (loss, size) in self.known.items()
+            if (kernels := _kernels(json.loads(key))) in self.ratios
+        ]
 
     def fresh(self, assignment: dict[str, str]) -> float:
         """Loss on the samples that the search does not see."""
@@ -233,6 +241,10 @@ class Network:
             self.ratios.setdefault(row["kernels"], row["ratio"])
         else:
             self.known.setdefault(row["key"], (row["loss"], row["size"]))
+
+
+def _kernels(assignment: Mapping[str, str]) -> str:
+    return "".join(_domain(f)[0] for _, f in sorted(assignment.items()))
 
 
 def _domain(name: str) -> str:

@@ -92,11 +92,13 @@ def test_a_trial_that_was_running_is_asked_for_again_once() -> None:
     for _ in range(3):
         trial = book.study.ask()
         value = trial.suggest_int("a", 0, 1000)
+        trial.set_user_attr("seed_label", "half the channels")
         again = ledger(book.study).recover()
         if again == 0:
             break
         (waiting,) = book.study.get_trials(states=(optuna.trial.TrialState.WAITING,))
         assert waiting.system_attrs["fixed_params"] == {"a": value}
+        assert waiting.user_attrs["seed_label"] == "half the channels"
     states = [t.state.name for t in book.study.get_trials()]
     assert states == ["FAIL", "FAIL"]
 

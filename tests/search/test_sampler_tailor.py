@@ -269,3 +269,13 @@ def test_unknown_samplers_and_missing_parts_are_refused() -> None:
         make_sampler("annealing")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="needs a search space"):
         make_sampler("tailor")
+
+
+@pytest.mark.parametrize("loss_limit", [0.0, -0.01])
+def test_a_budget_without_any_loss_still_gets_proposals(loss_limit: float) -> None:
+    space, costs, true = _problem()
+    goal = Goal(limits=(("accuracy", loss_limit), ("size", 1e-9)))
+    sampler = TailorSampler(space, costs, goal=goal, seed=0)
+    study = _run(sampler, space, true, 6)
+    assert len({tuple(t.params.values()) for t in study.trials}) == 6
+    assert all(np.isfinite(g) for g in sampler.expected_gains)
