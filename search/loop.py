@@ -15,6 +15,7 @@ from modeltailor.search.racing import Race
 from modeltailor.search.records import Role, TrialRecord
 from modeltailor.search.recoveries import Recovery, propose_recovery
 from modeltailor.search.sampler import TailorSampler
+from modeltailor.search.sampler.goal import LEAST_TARGET
 from modeltailor.search.stopping import broken, flat, solved
 
 __all__ = ["SearchLoop"]
@@ -150,7 +151,7 @@ class SearchLoop:
         assert original.latency_ms is not None
         loss, latency, size = LOSS_SCALE, REFERENCE, REFERENCE
         if budget.max_drop is not None:
-            loss = min(loss, max(budget.max_drop / 100.0, 0.02 * LOSS_SCALE))  # no loss at all would be no box
+            loss = min(loss, max(budget.max_drop / 100.0, LEAST_TARGET * LOSS_SCALE))
         if budget.latency_ms is not None:
             latency = min(latency, budget.latency_ms / original.latency_ms.value)
         if budget.size_bytes is not None:

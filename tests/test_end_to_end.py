@@ -84,10 +84,10 @@ def test_settings_of_the_best_uniform_model_were_varied_and_the_best_ones_went_o
     assert labels
     assert labels == [o for o in order if o in labels]  # a slow machine does not come to the end of them
     few_bits = start["losses"][1]
-    for t in [start, *tried]:  # fewer bits lose more, unless the ranges lose more than the bits
-        assert len(t["losses"]) == 2
-        assert t["losses"][0] < t["losses"][1] or t["losses"][0] > 10 * few_bits, t["label"]
-    assert start["losses"][0] < few_bits
+    assert all(len(t["losses"]) == 2 for t in [start, *tried])
+    # Ranges of activations that cut off what matters lose so much more than any weight that its bits do not show.
+    cut = [t["label"] for t in tried if t["label"].startswith("ranges") and t["losses"][0] > 10 * few_bits]
+    assert all(t["losses"][0] < t["losses"][1] for t in [start, *tried] if t["label"] not in cut)
     assert any(n.startswith("settings of int8 static by output loss") for n in run.history.run.notes)
     chosen = [settings for _, settings in kept["candidates"]]
     searched = [t for t in run.history.trials if t.role == "search" and t.recipe["formats"]]

@@ -9,10 +9,13 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
 from modeltailor.targets import Budget
 
-__all__ = ["DEFAULT_LOSS", "Goal"]
+__all__ = ["DEFAULT_LOSS", "LEAST_TARGET", "Goal"]
 
 DEFAULT_LOSS = 0.1
 """Losses of accuracy above it count for nothing, unless the goal says otherwise."""
+
+LEAST_TARGET = 0.02
+"""Of what is worth anything: limits aim no lower. A box that a limit of no loss cuts to nothing has no volume to gain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

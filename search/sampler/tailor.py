@@ -24,7 +24,7 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
 from modeltailor.search.hypervolume import Boxes, cut_boxes, non_dominated
 from modeltailor.search.sampler.costs import CostArrays, CostTable
-from modeltailor.search.sampler.goal import DEFAULT_LOSS, Goal
+from modeltailor.search.sampler.goal import DEFAULT_LOSS, LEAST_TARGET, Goal
 from modeltailor.search.sampler.knapsack import PairCosts, distinct, front_choices
 from modeltailor.search.sampler.space import SearchSpace
 from modeltailor.search.sampler.surrogate import AdditiveModel, Belief, Draw
@@ -49,7 +49,6 @@ _WEIGHTINGS = 192  # weighted sums that are minimised a proposal, over all struc
 
 _EXACT = 96  # candidates a structure whose uncertainty is computed
 _CURIOSITY = 0.3  # share of the uncertainty that may attract: more of it explored more than it gained on the landscapes
-_LEAST_TARGET = 0.02  # of what is worth anything: a box that limits cut to nothing would have no volume to gain
 _MOST_ARMS = 4  # structures whose candidates are looked at closely in one proposal
 _MOST_FAILURES = 2  # a structure that failed so often, and never worked, is given up
 _HORIZON = 6  # trials over which the training of a structure is written off
@@ -257,7 +256,7 @@ class TailorSampler(BaseSampler):
         target = whole.copy()
         if self.goal.limits and number % 4 != 3:  # a share of the trials keeps the whole front in view
             # A limit may be what the original reaches or better (no loss at all): what is aimed at stays a box.
-            target = np.clip(self._limits(history), _LEAST_TARGET * whole, whole)
+            target = np.clip(self._limits(history), LEAST_TARGET * whole, whole)
         boxes = cut_boxes(self._believed(history, beliefs), target)
         tried = set(history.structures.tolist()) | set(history.pending_structures.tolist())
         best: tuple[float, int, Indices, float] | None = None

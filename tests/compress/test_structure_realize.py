@@ -68,14 +68,14 @@ def test_training_brings_the_accuracy_back(digits, teacher) -> None:  # type: ig
     train, x, y = digits
     cut = realize(halved(), teacher, example_inputs=EXAMPLE, train=train)
     made = realize(
-        halved(Training(epochs=10, learning_rate=0.05, batch_size=50)), teacher, example_inputs=EXAMPLE, train=train
+        halved(Training(epochs=25, learning_rate=0.05, batch_size=50)), teacher, example_inputs=EXAMPLE, train=train
     )
     assert not cut.trained
     assert made.trained
     before, after, goal = (accuracy(m, x, y) for m in (cut.module, made.module, teacher))
     assert goal > 0.9
     assert before < goal - 0.2
-    assert after - before > 0.8 * (goal - before)
+    assert after > goal - 0.04
 
 
 def test_without_labels_the_teacher_alone_teaches(digits, teacher) -> None:  # type: ignore[no-untyped-def]
