@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modeltailor.errors import CandidateError
+from modeltailor.errors import CandidateError, DataError
 from modeltailor.workloads import Metric, Outputs, Split, bind_inputs
 
 if TYPE_CHECKING:
@@ -134,12 +134,21 @@ def _bootstrap(
     values, differences = [], []
     for _ in range(_RESAMPLES):
         rows = (rng.integers(0, n, n)[:, None] * k + np.arange(k)).ravel()
-        mine = metric.value({o: a[rows] for o, a in outputs.items()}, targets[rows])
+        try:
+            mine = metric.evaluate({o: a[rows] for o, a in outputs.items()}, targets[rows])
+            base = (
+                0.0 if reference is None else metric.evaluate({o: a[rows] for o, a in reference.items()}, targets[rows])
+            )
+        except DataError:
+            continue  # the metric is undefined for this draw (one class only, a constant)
         values.append(mine)
-        if reference is not None:
-            differences.append(mine - metric.value({o: a[rows] for o, a in reference.items()}, targets[rows]))
-    low, high = (float(v) for v in np.nanpercentile(values, [2.5, 97.5]))
-    if not differences:
+        differences.append(mine - base)
+    if len(values) < _RESAMPLES // 2:
+        raise DataError(
+            "DATA-05", f"metric {metric.name}", f"is undefined for most draws of {n} samples", "give more samples"
+        )
+    low, high = (float(v) for v in np.percentile(values, [2.5, 97.5]))
+    if reference is None:
         return low, high, 0.0, 0.0
-    d_low, d_high = (float(v) for v in np.nanpercentile(differences, [2.5, 97.5]))
+    d_low, d_high = (float(v) for v in np.percentile(differences, [2.5, 97.5]))
     return low, high, d_low, d_high

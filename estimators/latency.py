@@ -349,6 +349,7 @@ def compare(
     limit_ms: float | None = None,
     memory: bool = False,
     seconds: float = math.inf,
+    least_pair_s: float = 0.0,
     plan: TimingPlan | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure artifacts in fresh process pairs until every ratio's interval is narrow enough.
@@ -365,6 +366,8 @@ def compare(
         limit_ms: a latency budget; as long as an interval holds it, pairs are added.
         memory: also measure the peak memory.
         seconds: wall clock that is left; no pairs are started that would overrun it (two are always measured).
+        least_pair_s: seconds that a pair of these artifacts may take before it counts as hanging, if that is more than
+            the plan's limit: many slow models take long.
         plan: blocks and quads of a pair; if ``None`` four quads, and twelve while a neighbour disturbs the baseline.
 
     Returns:
@@ -384,6 +387,7 @@ def compare(
         limit_ms=limit_ms,
         memory=memory,
         seconds=seconds,
+        least_pair_s=least_pair_s,
         plan=plan,
     )[1:]
 
@@ -399,6 +403,7 @@ def compare_all(
     limit_ms: float | None = None,
     memory: bool = False,
     seconds: float = math.inf,
+    least_pair_s: float = 0.0,
     plan: TimingPlan | None = None,
 ) -> tuple[Measurement, ...]:
     """Do what :func:`compare` does, and return the baseline's own measurement too, first."""
@@ -412,7 +417,8 @@ def compare_all(
         done = 0 if timings is None else len(timings.pairs)
         step_started = time.monotonic()
         step = min(2, max_pairs - done)
-        whole = replace(base, pairs=step, memory=memory and done == 0, timeout_s=base.timeout_s * step)
+        limit = max(base.timeout_s, least_pair_s) * step
+        whole = replace(base, pairs=step, memory=memory and done == 0, timeout_s=limit)
         more = device.time(artifacts, inputs, whole)
         timings = more if timings is None else merge(timings, more)
         measured = _measurements(timings, artifacts, evidence, half_width, limit_ms, min_pairs)
@@ -437,6 +443,7 @@ def certify(
     limit_ms: float | None = None,
     memory: bool = True,
     seconds: float = math.inf,
+    least_pair_s: float = 0.0,
     plan: TimingPlan | None = None,
 ) -> tuple[Measurement, ...]:
     """Measure finalists: as :func:`compare`, with more pairs and half the width."""
@@ -450,5 +457,6 @@ def certify(
         limit_ms=limit_ms,
         memory=memory,
         seconds=seconds,
+        least_pair_s=least_pair_s,
         plan=plan,
     )

@@ -103,7 +103,11 @@ class _Run:
         self.best_uniform = self._best(self.uniforms)
 
     def _front(self) -> tuple[str, ...]:
-        pool = [f for k, f in self.figures.items() if not self.finals or k in self.finals or k == self.baseline]
+        pool = [
+            f
+            for k, f in self.figures.items()
+            if (k in self.finals if self.finals else self.trials[k].scored_fully) or k == self.baseline
+        ]
         with_memory = self.budget.memory_bytes is not None and all(f.memory_bytes is not None for f in pool)
         objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
         if with_memory:

@@ -16,18 +16,18 @@ from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.records import Role, RunHistory, RunRecord, TrialRecord
 from modeltailor.search.request import Phase, Progress, RunRequest
 from modeltailor.search.run_folder import RunFolder
+from modeltailor.search.sampler.goal import worthless_loss
 from modeltailor.workloads import resolve_metric
 
 if TYPE_CHECKING:
     from optuna import Study
 
-__all__ = ["LOSS_SCALE", "REFERENCE", "Course", "front_objectives"]
+__all__ = ["REFERENCE", "Course", "front_objectives"]
 
 T = TypeVar("T")
 
-LOSS_SCALE = 0.10
 REFERENCE = 1.1
-"""Loss, and latency and bytes over the original's, from which on a model is worth nothing in a hypervolume."""
+"""Latency and bytes over the original's from which on a model is worth nothing in a hypervolume."""
 
 _FINAL_SHARE = 0.2
 
@@ -121,17 +121,23 @@ class Course:
         fp32 = history.baseline
         if fp32 is None:
             return
+        scale = self.worthless_loss(fp32)
         sign = 1.0 if self.metric.minimize else -1.0
         views = device_views(history)
         value = 0.0
         for view in views:  # of several devices the mean
             points = [
-                (sign * f.accuracy.difference / LOSS_SCALE, 1.0 / f.speedup.value, f.size_bytes / fp32.size_bytes)
+                (sign * f.accuracy.difference / scale, 1.0 / f.speedup.value, f.size_bytes / fp32.size_bytes)
                 for f in history_figures(view).values()
             ]
             value += hypervolume(points, (1.0, REFERENCE, REFERENCE)) / len(views)
         curve = self.ledger.attribute("hypervolume", [])
         self.ledger.keep("hypervolume", [*curve, [round(self.elapsed(), 2), round(value, 6)]])
+
+    def worthless_loss(self, fp32: TrialRecord) -> float:
+        """The loss from which on a model is worth nothing to this user; see :func:`~sampler.goal.worthless_loss`."""
+        assert fp32.accuracy is not None
+        return worthless_loss(self.request.budget, fp32.accuracy.value, minimize=self.metric.minimize)
 
     def publish(self, history: RunHistory) -> None:
         """Bring ``best.onnx``, the front and their companions up to date."""

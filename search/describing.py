@@ -18,13 +18,16 @@ from modeltailor.workloads import Metric
 __all__ = ["describe_run", "job_key"]
 
 
-def describe_run(request: RunRequest, facts: PreparedFacts, metric: Metric) -> RunRecord:
+def describe_run(
+    request: RunRequest, facts: PreparedFacts, metric: Metric, before: RunRecord | None = None
+) -> RunRecord:
     """Return the record of a run.
 
     Args:
         request: what was asked for.
         facts: what loading the workload found out.
         metric: the resolved metric.
+        before: the record of the part that is resumed: its start and its notes stay.
     """
     sizes, digests = dict(facts.split_sizes), dict(facts.split_digests)
     device = asdict(request.device.describe())
@@ -48,14 +51,14 @@ def describe_run(request: RunRequest, facts: PreparedFacts, metric: Metric) -> R
         },
         splits={name: {"samples": n, "digest": digests.get(name, "")} for name, n in sizes.items()},
         axes=tuple(request.plan.axes),
-        notes=facts.notes,
+        notes=tuple(dict.fromkeys((*(before.notes if before else ()), *facts.notes))),
         environment={
             **_environment(),
             "processor": str(device["processor"]),
             "threads": str(device["options"]["intra_op_threads"]),
         },
         seed=request.plan.seed,
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        started_at=before.started_at if before else datetime.now(UTC).isoformat(timespec="seconds"),
         elsewhere=tuple(
             DeviceRecord(
                 name=at.name,

@@ -99,9 +99,13 @@ def figures_of(trial: TrialRecord, final: FinalRecord | None = None) -> Figures 
 
 
 def history_figures(history: RunHistory) -> dict[str, Figures]:
-    """Figures by key of everything measured in a run; finals override."""
+    """Figures by key of the models that decisions may fall on; finals override.
+
+    A model whose scoring was given up is left out: it was given up because it cannot matter, and its score, over other
+    samples than those of the others, is not comparable with theirs.
+    """
     finals = {f.key: f for f in history.finals}
-    found = ((t.key, figures_of(t, finals.get(t.key))) for t in history.trials)
+    found = ((t.key, figures_of(t, finals.get(t.key))) for t in history.trials if t.scored_fully)
     return {key: f for key, f in found if f is not None}
 
 

@@ -62,7 +62,7 @@ def lay_groundwork(
     if "formats" in course.plan.axes:
         choice, baselines = _tuned(course, choice, baselines, [s.site for s in sites], probed)
     cores = os.cpu_count() or 1
-    arms = propose_structures(facts, course.plan, cores=cores)
+    arms = _arms(course, facts, cores)
     recoveries = plan_recoveries(facts, course.plan, cores=cores)
     _note(course, choice, facts, arms, probed)
     space = build_space(choice, arms, course.plan.sampler)
@@ -70,11 +70,26 @@ def lay_groundwork(
     course.say("finding out what each format costs at each site")
     costs = _site_costs(course, choice, space)
     shares = _time_shares(course, [fp32, *([uniform] if uniform else [])])
-    table = build_costs(space, sites, costs, fp32, uniform, arms, shares=shares, conversion_us=probed.conversion_us)
+    table = build_costs(
+        space, sites, costs, fp32, uniform, arms,
+        shares=shares, conversion_us=probed.conversion_us, worthless_loss=course.worthless_loss(fp32),
+    )  # fmt: skip
     by_label = {a.label: a for a in arms}
     course.study.sampler = _sampler(course, space, table, by_label, fp32)
     _seed(course, space, choice, (fp32, *baselines))
     return Groundwork(space=space, choice=choice, arms=by_label, recoveries=recoveries)
+
+
+def _arms(course: Course, facts: PreparedFacts, cores: int) -> tuple[Arm, ...]:
+    """The structures that the run began with: their names are the choices of a parameter, which cannot change any more.
+
+    A run that goes on with more time, or on a machine with another number of cores, knows the same ones.
+    """
+    begun = course.ledger.attribute("arms")
+    if begun is None:
+        begun = {"time_s": course.plan.time_s, "cores": cores}
+        course.ledger.keep("arms", begun)
+    return propose_structures(facts, replace(course.plan, time_s=begun["time_s"]), cores=begun["cores"])
 
 
 def _tuned(
@@ -173,6 +188,7 @@ def _sampler(
         latency_ms=fp32.latency_ms.value,
         metric=fp32.accuracy.value,
         minimize=course.metric.minimize,
+        reference=(("accuracy", course.worthless_loss(fp32)),),
         evaluation_s=_TRIAL_S,
         elsewhere=elsewhere_limit(fp32, course.request.others),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modeltailor.compress import Format, Recipe, Structure
-from modeltailor.search.course import LOSS_SCALE, REFERENCE, Course
+from modeltailor.search.course import REFERENCE, Course
 from modeltailor.search.devices import is_met_on_all
 from modeltailor.search.executor import Task
 from modeltailor.search.fleet import device_views
@@ -15,7 +15,7 @@ from modeltailor.search.racing import Race
 from modeltailor.search.records import Role, TrialRecord
 from modeltailor.search.recoveries import Recovery, propose_recovery
 from modeltailor.search.sampler import TailorSampler
-from modeltailor.search.sampler.goal import LEAST_TARGET
+from modeltailor.search.sampler.goal import LEAST_TARGET, allowed_loss
 from modeltailor.search.stopping import broken, flat, solved
 
 __all__ = ["SearchLoop"]
@@ -41,6 +41,8 @@ class SearchLoop:
     def __init__(self, course: Course, ground: Groundwork) -> None:
         self.course = course
         self.ground = ground
+        # A search that goes on after it had stopped must not stop again for what it saw before.
+        self._begun_at = len(course.ledger.records()) if course.ledger.attribute("stopped") else 0
 
     def run(self) -> str:
         """Go on until there is a reason to stop. Returns the reason."""
@@ -71,11 +73,11 @@ class SearchLoop:
             return f"all {self.course.plan.trials} trials are done"
         if not self.course.time_left(reserve=True):
             return f"the time of {self.course.plan.time_s:.0f} s is used up"
-        return broken(records)
+        return broken(records[self._begun_at :])
 
     def _nothing_to_gain(self, records: tuple[TrialRecord, ...]) -> str:
         """The reason to stop early, if there is one."""
-        searched = {t.number for t in records if t.role == "search"}
+        searched = {t.number for t in records[self._begun_at :] if t.role == "search"}
         curve = [
             v
             for t, (_, v) in zip(records, self.course.ledger.attribute("hypervolume", []), strict=False)
@@ -149,9 +151,11 @@ class SearchLoop:
         budget = self.course.request.budget
         original = next(t for t in records if t.role == "fp32")
         assert original.latency_ms is not None
-        loss, latency, size = LOSS_SCALE, REFERENCE, REFERENCE
-        if budget.max_drop is not None:
-            loss = min(loss, max(budget.max_drop / 100.0, LEAST_TARGET * LOSS_SCALE))
+        assert original.accuracy is not None
+        loss, latency, size = self.course.worthless_loss(original), REFERENCE, REFERENCE
+        allowed = allowed_loss(budget, original.accuracy.value, minimize=self.course.metric.minimize)
+        if allowed is not None:
+            loss = min(loss, max(allowed, LEAST_TARGET * loss))
         if budget.latency_ms is not None:
             latency = min(latency, budget.latency_ms / original.latency_ms.value)
         if budget.size_bytes is not None:

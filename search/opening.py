@@ -13,7 +13,7 @@ from modeltailor.search.course import Course
 from modeltailor.search.describing import describe_run
 from modeltailor.search.fleet import has_static, probe_further
 from modeltailor.search.probing import Probed, probe_device, read_table
-from modeltailor.search.records import TrialRecord
+from modeltailor.search.records import RunRecord, TrialRecord
 from modeltailor.search.stages import PreparedFacts
 
 __all__ = ["measure_baselines", "on_the_original", "prepare", "probe"]
@@ -24,22 +24,33 @@ def prepare(course: Course) -> PreparedFacts:
 
     Raises:
         ConfigError, ModelError, DataError: it cannot be used.
-        StudyConflict: the model changed since the run started.
+        StudyConflict: the model or the data changed since the run started.
     """
     structures = bool(set(course.plan.axes) - {"formats"})
     with on_the_original():
         facts = course.timed("prepare", lambda: course.executor.prepare(structures))
-    before = course.study.user_attrs.get("model_digest", facts.digest)
-    if before != facts.digest:
+    stored = course.study.user_attrs.get("run")
+    before = None if stored is None else RunRecord.model_validate_json(stored)
+    if before is not None:
+        _refuse_changes(course, before, facts)
+    record = describe_run(course.request, facts, course.metric, before)
+    course.study.set_user_attr("run", record.model_dump_json())
+    return facts
+
+
+def _refuse_changes(course: Course, before: RunRecord, facts: PreparedFacts) -> None:
+    """Scores of other data, or of another model, must not stand beside those of this run."""
+    digests = dict(facts.split_digests)
+    scored = {n: before.splits[n]["digest"] for n in ("search", "test") if n in before.splits}
+    changed = [n for n, digest in scored.items() if digest and digest != digests.get(n)]
+    what = "the model" if before.model["digest"] != facts.digest else f"the {changed[0]} split" if changed else ""
+    if what:
         raise StudyConflict(
             "RUN-06",
             course.request.out,
-            "the model changed since this run started",
-            "start a new run for the new model",
+            f"{what} changed since this run started",
+            "start a new run, with another --out",
         )
-    course.study.set_user_attr("model_digest", facts.digest)
-    course.study.set_user_attr("run", describe_run(course.request, facts, course.metric).model_dump_json())
-    return facts
 
 
 def probe(course: Course, sites: Sequence[Site]) -> tuple[Probed, tuple[Probed, ...]]:

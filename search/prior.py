@@ -19,13 +19,15 @@ from modeltailor.search.sampler import (
     StructureCost,
     encoding_for,
 )
+from modeltailor.search.sampler.goal import DEFAULT_LOSS
 from modeltailor.search.stages import ORIGINAL, SiteFacts
 from modeltailor.search.structures import Arm
 
 __all__ = ["build_costs", "build_space"]
 
-_UNTRIED_LOSS = 0.02
-"""Expected loss of a trained smaller structure before one was measured, per halved share of work."""
+_UNTRIED_LOSS = 0.2
+"""Expected loss of a trained smaller structure before one was measured, per halved share of work, as a share of the loss
+that is worth nothing."""
 
 
 def _guess(site: Site, form: Format) -> tuple[int, float]:
@@ -54,6 +56,7 @@ def build_costs(
     *,
     shares: Mapping[str, Mapping[str, float]] | None = None,
     conversion_us: float = 0.0,
+    worthless_loss: float = DEFAULT_LOSS,
 ) -> CostTable:
     """Return the additive prior: bytes by arithmetic, loss by sensitivity, time by profile, in times of the original.
 
@@ -66,10 +69,12 @@ def build_costs(
         arms: structures of the space.
         shares: share of the time by site, by recipe key, of those two; without it time is shared out by work.
         conversion_us: microseconds of a border between float and integers for 1,000 values.
+        worthless_loss: loss of the metric from which on a model is worth nothing.
     """
     assert fp32.speedup is not None
     assert fp32.latency_ms is not None
     by_name = {s.site.name: s.site for s in sites}
+    untried = _UNTRIED_LOSS * worthless_loss
     in_float = _site_times(fp32, by_name, shares or {})
     in_int8 = _site_times(uniform, by_name, shares or {}) if uniform is not None else in_float
     rows = []
@@ -101,8 +106,8 @@ def build_costs(
         structures=tuple(
             StructureCost(
                 structure=arm.label,
-                loss=_UNTRIED_LOSS * (1.0 - arm.work) * 2.0,
-                loss_std=_UNTRIED_LOSS,
+                loss=untried * (1.0 - arm.work) * 2.0,
+                loss_std=untried,
                 latency_scale=max(0.1, arm.work),
                 size_scale=max(0.1, arm.work),
                 train_s=arm.train_s,

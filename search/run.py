@@ -97,6 +97,7 @@ def _phases(course: Course) -> RunHistory:
     if not _is_over(course):
         ground = lay_groundwork(course, facts, fp32, settings, probed)
         course.ledger.keep("stopped", SearchLoop(course, ground).run())
+        course.ledger.keep("stopped_at", {"trials": course.plan.trials, "time_s": course.plan.time_s})
     course.phase = "finals"
     _finish(course)
     course.phase = "done"
@@ -105,10 +106,16 @@ def _phases(course: Course) -> RunHistory:
 
 
 def _is_over(course: Course) -> bool:
-    """Whether the search stopped before, and more trials or time were not given since."""
-    limits_bind = len(course.ledger.records()) >= course.plan.trials or not course.time_left(reserve=True)
-    reason = str(course.ledger.attribute("stopped", ""))
-    return bool(reason) and (limits_bind or not reason.startswith(("all ", "the time")))
+    """Whether the search stopped before, and neither more trials nor more time were given since.
+
+    Who gives more wants more: a search that had stopped because nothing was to be gained goes on, too.
+    """
+    if not course.ledger.attribute("stopped"):
+        return False
+    plan, before = course.plan, course.ledger.attribute("stopped_at", {"trials": 0, "time_s": 0.0})
+    if len(course.ledger.records()) >= plan.trials or not course.time_left(reserve=True):
+        return True
+    return plan.trials <= before["trials"] and plan.time_s <= before["time_s"]
 
 
 def _finish(course: Course) -> None:
@@ -122,7 +129,10 @@ def _finish(course: Course) -> None:
             "finals",
             lambda: certify_finalists(course.executor, finalists, seconds=left, say=course.say),
         )
-        course.ledger.keep("finals", [f.model_dump() for f in finals])
+        if finals:  # else what was certified before stands
+            course.ledger.keep("finals", [f.model_dump() for f in finals])
+        else:
+            course.add_notes("the finalists could not be measured again: all figures are those of the trials")
         _note_seen_samples(course, course.history())
         course.timed("predict", lambda: _predict(course))
     course.keep_times()

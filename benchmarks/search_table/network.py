@@ -32,6 +32,9 @@ Part = Literal["seen", "fresh"]
 
 Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
 
+_GIVE_WAY_S = 0.02
+"""After each step, so that a waiting process wakes up and gets the lock first."""
+
 
 class Network:
     """Evaluates assignments of formats to the sites of one network.
@@ -81,12 +84,11 @@ class Network:
         self._read_until = 0
         self._read()
         self._turn = table.with_suffix(".lock").open("w") if table else None
-        if self._turn:
-            fcntl.flock(self._turn, fcntl.LOCK_SH)  # until this process takes times: then it waits to be alone
-        self.origin = composer.compose({}).model_bytes
-        self._origin = self._session(self.origin)
-        self.seen_score = score(self._origin, "seen")
-        self.fresh_score = score(self._origin, "fresh")
+        with self._beside_others():
+            self.origin = composer.compose({}).model_bytes
+            self._origin = self._session(self.origin)
+            self.seen_score = score(self._origin, "seen")
+            self.fresh_score = score(self._origin, "fresh")
 
     # --- the space ----------------------------------------------------------------------------------------------------
 
@@ -115,9 +117,10 @@ class Network:
         if key not in self.known:
             self._read()
         if key not in self.known:
-            made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
-            session = self._session(made.model_bytes)
-            loss = self.seen_score - self.score(session, "seen")
+            with self._beside_others():
+                made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
+                session = self._session(made.model_bytes)
+                loss = self.seen_score - self.score(session, "seen")
             if kernels not in self.ratios:
                 self._keep({"kernels": kernels, "ratio": self._latency_ratio(session)})
             size = len(made.model_bytes) / len(self.origin)
@@ -139,8 +142,9 @@ class Network:
         if key not in self.fresh_loss:
             self._read()
         if key not in self.fresh_loss:
-            made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
-            loss = self.fresh_score - self.score(self._session(made.model_bytes), "fresh")
+            with self._beside_others():
+                made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
+                loss = self.fresh_score - self.score(self._session(made.model_bytes), "fresh")
             self._keep({"key": key, "fresh": loss})
         return self.fresh_loss[key]
 
@@ -169,14 +173,27 @@ class Network:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let the other processes of the table wait; who waits for this counts as waiting, so two of them take turns."""
+        """Take times while no other process of the table computes."""
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
+    def _beside_others(self) -> Iterator[None]:
+        """Compute, but not while another process of the table takes times."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _locked(self, kind: int) -> Iterator[None]:
+        """Hold the table's lock; who waits for it to take times gets it between two steps of the others."""
         if self._turn:
-            fcntl.flock(self._turn, fcntl.LOCK_EX)
+            fcntl.flock(self._turn, kind)
         try:
             yield
         finally:
             if self._turn:
-                fcntl.flock(self._turn, fcntl.LOCK_SH)
+                fcntl.flock(self._turn, fcntl.LOCK_UN)
+                time.sleep(_GIVE_WAY_S)
 
     # --- the prior ----------------------------------------------------------------------------------------------------
 
@@ -184,7 +201,8 @@ class Network:
         """What a run knows before searching: sensitivities, stored bytes, and time shared out by work."""
         started = time.perf_counter()
         options = self._options()
-        loss = sensitivities(self.composer, formats=tuple(sorted({f for o in options.values() for f in o})))
+        with self._beside_others():
+            loss = sensitivities(self.composer, formats=tuple(sorted({f for o in options.values() for f in o})))
         whole = len(self.origin)
         fast = self.evaluate({s: o[1] for s, o in options.items()})[1]
         macs = sum(s.macs for s in self.composer.sites) or 1

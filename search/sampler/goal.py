@@ -9,10 +9,16 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
 from modeltailor.targets import Budget
 
-__all__ = ["DEFAULT_LOSS", "LEAST_TARGET", "Goal"]
+__all__ = ["DEFAULT_LOSS", "LEAST_TARGET", "Goal", "allowed_loss", "worthless_loss"]
 
 DEFAULT_LOSS = 0.1
 """Losses of accuracy above it count for nothing, unless the goal says otherwise."""
+
+_DEFAULT_RISE = 0.5
+"""The same for errors and other metrics without a natural scale, as a share of the original's value."""
+
+_BEYOND = 1.25
+"""What a budget allows must be worth something: losses count for nothing only from so many times that on."""
 
 LEAST_TARGET = 0.02
 """Of what is worth anything: limits aim no lower. A box that a limit of no loss cuts to nothing has no volume to gain."""
@@ -71,13 +77,9 @@ class Goal:
             elsewhere: limit of the time on further devices, as a ratio to the original.
         """
         limits: list[tuple[Objective, float]] = []
-        losses = []
-        if budget.max_drop is not None:
-            losses.append(budget.max_drop / 100.0)
-        if budget.min_accuracy is not None:
-            losses.append(budget.min_accuracy - metric if minimize else metric - budget.min_accuracy)
-        if losses:
-            limits.append(("accuracy", min(losses)))
+        allowed = allowed_loss(budget, metric, minimize=minimize)
+        if allowed is not None:
+            limits.append(("accuracy", allowed))
         if budget.latency_ms is not None:
             limits.append(("latency", budget.latency_ms / latency_ms))
         if budget.size_bytes is not None:
@@ -93,3 +95,35 @@ class Goal:
             loss_ceiling=loss_ceiling,
             evaluation_s=evaluation_s,
         )
+
+
+def allowed_loss(budget: Budget, metric: float, *, minimize: bool = False) -> float | None:
+    """Return the largest loss of the metric that a budget allows, in the metric's unit; ``None`` without a limit.
+
+    Args:
+        budget: the user's limits.
+        metric: value of the original.
+        minimize: whether a smaller metric is better.
+    """
+    losses = []
+    if budget.max_drop is not None:
+        losses.append(budget.max_drop / 100.0)
+    if budget.min_accuracy is not None:
+        losses.append(budget.min_accuracy - metric if minimize else metric - budget.min_accuracy)
+    return min(losses, default=None)
+
+
+def worthless_loss(budget: Budget, metric: float, *, minimize: bool = False) -> float:
+    """Return the loss of the metric from which on a model is worth nothing to this user, in the metric's unit.
+
+    Of a score between 0 and 1 it is :data:`DEFAULT_LOSS`, of anything else half of what the original has; more where the
+    budget allows more.
+
+    Args:
+        budget: the user's limits.
+        metric: value of the original.
+        minimize: whether a smaller metric is better.
+    """
+    is_score = not minimize and 0.0 <= metric <= 1.0
+    usual = DEFAULT_LOSS if is_score else _DEFAULT_RISE * abs(metric) or DEFAULT_LOSS
+    return max(usual, _BEYOND * (allowed_loss(budget, metric, minimize=minimize) or 0.0))

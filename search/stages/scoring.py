@@ -11,7 +11,7 @@ import numpy as np
 
 from modeltailor.canonical import content_key
 from modeltailor.compress import Site
-from modeltailor.errors import CandidateError
+from modeltailor.errors import CandidateError, DataError
 from modeltailor.estimators.accuracy import Accuracy, judge, run_split
 from modeltailor.search.stages.facts import ExecutedGraph, ScoredModel
 from modeltailor.targets import RuntimeOptions
@@ -133,11 +133,14 @@ def _race(
             outputs = {k: np.concatenate(v)[back] for k, v in run.items()}
             whole = np.sort(index)
             return judge(metric, outputs, targets[whole], {k: v[whole] for k, v in reference.items()}), True
+        until = min(2 * done, n)
         so_far = {k: np.concatenate(v) for k, v in run.items()}
-        accuracy = judge(metric, so_far, targets[index], {k: v[index] for k, v in reference.items()})
+        try:
+            accuracy = judge(metric, so_far, targets[index], {k: v[index] for k, v in reference.items()})
+        except DataError:  # some metrics are undefined on a part of the samples (one class only): look again later
+            continue
         if is_hopeless(accuracy, bar, minimize=metric.minimize):
             return accuracy, False
-        until = min(2 * done, n)
 
 
 def is_hopeless(accuracy: Accuracy, bar: float, *, minimize: bool) -> bool:

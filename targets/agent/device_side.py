@@ -46,6 +46,7 @@ LARGEST_HEADER = 1 << 16
 LARGEST_CHUNK = 4 << 20
 LARGEST_JOB_S = 7200.0
 DROPPED = 3
+SHORTEST_BLOCK = 3
 DRIFT = 0.10
 SHORTEST_WARM_UP_S = 0.5
 LONGEST_WARM_UP_S = 30.0
@@ -251,9 +252,9 @@ def fit_blocks(runners: Sequence[BlockRunner], n_quads: int, left_s: float) -> i
         quads = ((r.n + DROPPED) * r.inference_ms + (baseline.n + DROPPED) * baseline.inference_ms for r in others)
         return 1.6 * 2e-3 * sum(quads)
 
-    while n_quads * round_s() > left_s and any(r.n > 3 for r in runners):
+    while n_quads * round_s() > left_s and any(r.n > SHORTEST_BLOCK for r in runners):
         for runner in runners:
-            runner.n = max(3, runner.n // 2)
+            runner.n = max(SHORTEST_BLOCK, runner.n // 2)
     return max(min(2, n_quads), min(n_quads, int(left_s / max(round_s(), 1e-9))))
 
 

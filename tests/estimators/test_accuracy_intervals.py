@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from modeltailor.errors import DataError
 from modeltailor.estimators.accuracy import judge
-from modeltailor.workloads.metric import MetricSpec, built_in
+from modeltailor.workloads.metric import Metric, MetricSpec, built_in
 
 
 def _judged(hits: int, n: int) -> tuple[float, float, float]:
@@ -39,3 +42,33 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
         _, low, high = _judged(int(rng.binomial(200, 0.97)), 200)
         kept += low <= 0.97 <= high
     assert 0.92 <= kept / 600 <= 0.98
+
+
+def _auc(outputs: dict[str, np.ndarray], y: np.ndarray) -> float:
+    scores = outputs["y"][:, 0]
+    above, below = scores[y == 1], scores[y == 0]
+    if not len(above) or not len(below):
+        raise ValueError("only one class present")
+    return float((above[:, None] > below).mean())
+
+
+AUC = Metric(name="auc", minimize=False, unit="", rows_per_sample=1, value=_auc)
+
+
+def test_draws_on_which_a_metric_is_undefined_are_left_out() -> None:
+    rng = np.random.default_rng(0)
+    y = np.zeros(60, dtype=np.int64)
+    y[:3] = 1  # one draw in twenty has none of them
+    scores = (y + rng.normal(0, 0.7, 60)).astype(np.float32)[:, None]
+    found = judge(AUC, {"y": scores}, y, {"y": scores})
+    assert found.low <= found.value <= found.high
+    assert (found.difference, found.difference_low, found.difference_high) == (0.0, 0.0, 0.0)
+
+
+def test_a_metric_that_most_draws_leave_undefined_says_so() -> None:
+    y = np.zeros(60, dtype=np.int64)
+    y[0] = 1
+    scores = np.arange(60, dtype=np.float32)[:, None]
+    flaky = replace(AUC, value=lambda o, t: _auc(o, t) if len(np.unique(o["y"])) == len(o["y"]) else float("nan"))
+    with pytest.raises(DataError, match="undefined for most draws of 60 samples"):
+        judge(flaky, {"y": scores}, y)

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from modeltailor.estimators.accuracy import Accuracy
 from modeltailor.search.front import Figures
 from modeltailor.search.racing import Race
 from modeltailor.search.records import AccuracyRecord, IntervalRecord
+from modeltailor.search.stages import scoring
 from modeltailor.search.stages.scoring import is_hopeless
-from modeltailor.targets import Budget
+from modeltailor.targets import Budget, RuntimeOptions
+from modeltailor.workloads import Metric, MetricSpec, Outputs, Split
 
 
 def model(key: str, difference: float, speedup: float, size: int, *, half: float = 0.001) -> Figures:
@@ -59,3 +64,37 @@ def test_scoring_is_given_up_only_when_it_is_clear(
         difference_high=difference + half, n_samples=256,
     )  # fmt: skip
     assert is_hopeless(seen, bar, minimize=minimize) is hopeless
+
+
+def test_a_metric_that_a_part_of_the_samples_leaves_undefined_is_looked_at_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = 400
+    y = np.zeros(n, dtype=np.int64)
+    y[np.random.default_rng(0).permutation(n)[50:70]] = 1  # none of them among the first samples that are looked at
+    x = (y + np.linspace(0.0, 0.5, n)).astype(np.float32)[:, None]
+    looked_at: list[int] = []
+
+    def positives(outputs: Outputs, targets: np.ndarray) -> float:
+        looked_at.append(len(targets))
+        if not targets.any():
+            raise ValueError("no positive sample")
+        return float(outputs["y"][targets == 1].mean())
+
+    metric = Metric(name="positives", minimize=False, unit="", rows_per_sample=1, value=positives)
+    split = Split(name="search", inputs={"x": x}, targets=y)
+    data = tmp_path / "data" / "search"
+    data.mkdir(parents=True)
+    np.save(data / "x.x.npy", x)
+    np.save(data / "y.npy", y)
+    np.savez(tmp_path / "outputs-search.npz", y=x)
+    monkeypatch.setattr(scoring, "_FIRST_SAMPLES", 50)
+    monkeypatch.setattr(scoring, "resolve_metric", lambda spec, root: metric)
+    monkeypatch.setattr(scoring, "run_split", lambda model, part, options, batch_size: {"y": part.inputs["x"]})
+    found = scoring.score(
+        tmp_path, tmp_path / "m.onnx", split.name, MetricSpec(name="metric.py:f"), tmp_path, RuntimeOptions(),
+        fixed_batch=None, is_reference=False, bar=-1.0,
+    )  # fmt: skip
+    assert found.complete
+    assert found.accuracy.n_samples == n
+    assert looked_at[0] == 50

@@ -1,0 +1,81 @@
+"""A run that goes on: with more time, with more trials, after any reason to stop; and not with other data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import modeltailor
+from modeltailor.errors import StudyConflict
+from modeltailor.search import RunFolder, structures
+from modeltailor.targets import FakeDevice
+
+
+def tailor(root: Path, out: Path, *assignments: str, resume: bool = False) -> modeltailor.Run:
+    job = modeltailor.load_job(root / "job.yaml", assignments)
+    device = FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000, noise=0.0, seed=0)
+    return modeltailor.tailor(job, out=out, root=root, cache=out.parent / "cache", device=device, resume=resume)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_training() -> Iterator[None]:
+    """Training is planned as if a core did little: how many structures there is time for depends on the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structures, "_NOMINAL_MACS_PER_S", 2e7)
+        yield
+
+
+@pytest.fixture(scope="module")
+def begun(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The workload, and a finished run on it that could afford few structures; copy the run before going on with it."""
+    folder = tmp_path_factory.mktemp("resuming")
+    shutil.copytree(trained_digits, folder / "digits")
+    tailor(folder / "digits", folder / "run", "search.trials=10", "search.time=900s")
+    return folder / "digits", folder / "run"
+
+
+def test_more_time_offers_the_same_structures_and_keeps_start_and_notes(
+    begun: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, first = begun
+    before = RunFolder(first).read()
+    out = Path(shutil.copytree(first, tmp_path / "run"))
+    study = RunFolder(out).study()
+    study.set_user_attr(
+        "run", before.run.model_copy(update={"notes": (*before.run.notes, "seen once")}).model_dump_json()
+    )
+    run = tailor(root, out, "search.trials=13", "search.time=7200s", resume=True)
+    assert len(run.history.trials) == 13
+    assert [t.key for t in run.history.trials[:10]] == [t.key for t in before.trials]
+    assert run.history.run.started_at == before.run.started_at
+    assert "seen once" in run.history.run.notes
+
+
+@pytest.mark.parametrize(
+    "reason", ["the budget is met, and no recipe is expected to move the front any more", "all done"]
+)
+def test_more_trials_go_on_whatever_it_had_stopped_for(begun: tuple[Path, Path], tmp_path: Path, reason: str) -> None:
+    root, first = begun
+    out = Path(shutil.copytree(first, tmp_path / "run"))
+    RunFolder(out).study().set_user_attr("stopped", json.dumps(reason))
+    same = tailor(root, out, "search.trials=10", "search.time=900s", resume=True)
+    assert (len(same.history.trials), same.history.stopped) == (10, reason)
+    more = tailor(root, out, "search.trials=12", "search.time=900s", resume=True)
+    assert len(more.history.trials) == 12
+    assert more.history.stopped == "all 12 trials are done"
+
+
+def test_other_data_is_refused_and_nothing_is_lost(begun: tuple[Path, Path], tmp_path: Path) -> None:
+    root, first = begun
+    out = Path(shutil.copytree(first, tmp_path / "run"))
+    changed = Path(shutil.copytree(root, tmp_path / "digits"))
+    data = (changed / "data.py").read_text()
+    assert data.count("digits.target.astype(np.int64)") == 1
+    (changed / "data.py").write_text(data.replace("digits.target.astype", "digits.target[::-1].astype"))
+    with pytest.raises(StudyConflict, match="the search split changed"):
+        tailor(changed, out, "search.trials=12", "search.time=900s", resume=True)
+    assert len(RunFolder(out).read().trials) == 10
