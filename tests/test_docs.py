@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from modeltailor.cli import cli
+from modeltailor.job_reference import job_reference
 from modeltailor.targets.profile import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,11 @@ def test_profiles_in_the_text_are_valid(page: Path) -> None:
     for block in _blocks(page, "yaml"):
         profile = Profile.model_validate(yaml.safe_load(block))
         assert profile.reach in ("local", "ssh")
+
+
+def test_the_page_of_the_job_file_says_what_its_fields_say() -> None:
+    page = ROOT / "docs" / "job-file.md"
+    assert page.read_text() == job_reference(), f"run: python -m modeltailor.job_reference > {page.relative_to(ROOT)}"
 
 
 def test_the_site_lists_every_page_and_documents_what_exists() -> None:

@@ -49,7 +49,7 @@ class DataPart(_Part):
     calibration: str = Field("", description="gives activation ranges and error compensation; labels are not used")
     search: str = Field("", description="scores every candidate")
     test: str = Field("", description="scores the finalists, once")
-    function: str = Field("", description="data.py:load instead of files; or write data: data.py:load")
+    function: str = Field("", description="data.py:load, which returns arrays by split, in place of files")
     allow_overlap: bool = Field(False, description="accept samples that stand in two splits")
 
 
@@ -57,7 +57,7 @@ class MetricPart(_Part):
     """``metric:`` what the model is worth."""
 
     name: str = Field("accuracy", description="a built-in, or metric.py:function called as function(outputs, y)")
-    minimize: bool = Field(False, description="for your own function: smaller is better")
+    minimize: bool = Field(False, description="for your own function: whether smaller is better")
     unit: str = Field("", description="for reports")
     rows_per_sample: int = Field(1, ge=1, description="consecutive rows that make one sample")
 
@@ -76,16 +76,26 @@ class BudgetPart(_Part):
 
     max_drop: _Number | None = Field(None, description="largest loss in points of the metric in percent")
     min_accuracy: _Number | None = Field(None, description="smallest allowed value of the metric")
-    latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(None, description="e.g. 2 ms")
-    size: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(None, description="e.g. 200 KB")
-    memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(None, description="e.g. 64 MB")
+    latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(
+        None, description="longest allowed time of one inference, e.g. 2 ms"
+    )
+    size: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(
+        None, description="largest allowed file, e.g. 200 KB"
+    )
+    memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(
+        None, description="largest allowed peak of memory, e.g. 64 MB"
+    )
 
 
 class DeviceBudgetPart(_Part):
     """``targets[].budget:`` limits of one device, in place of the study's."""
 
-    latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(None, description="e.g. 8 ms")
-    memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(None, description="e.g. 64 MB")
+    latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(
+        None, description="longest allowed time of one inference there, e.g. 8 ms"
+    )
+    memory: Annotated[int, BeforeValidator(parse_size_bytes)] | None = Field(
+        None, description="largest allowed peak of memory there, e.g. 64 MB"
+    )
 
 
 def _by_name(value: object) -> object:
@@ -132,7 +142,7 @@ class SearchPart(_Part):
     trials: int = Field(60, ge=1, description="candidates in the whole study, baselines included")
     time: Annotated[float, BeforeValidator(parse_duration_s)] = Field(1200.0, description="wall clock of the whole run")
     seed: int = Field(0, ge=0, description="of everything that is drawn")
-    axes: tuple[Axis, ...] = Field(AXES, description="formats, sparsity, student")
+    axes: tuple[Axis, ...] = Field(AXES, description="what may change: formats, sparsity, student")
     sampler: SamplerName = Field("tailor", description="tailor, tpe, nsga2, nsga3, gp or random")
     trial_timeout: Annotated[float, BeforeValidator(parse_duration_s)] = Field(
         300.0, description="limit of one candidate"
