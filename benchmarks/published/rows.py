@@ -26,6 +26,7 @@ from published.score import Effort, Score, flops_line, score
 Floats = NDArray[np.float64]
 
 _DRAWS = 3  # of candidates and aims, for the bands: what one draw asks for depends on its luck
+_CANDIDATES = 3000  # that the rule may choose its measurements from
 
 
 def cells_rows(folder: Path, effort: Effort) -> Iterator[Score]:
@@ -52,7 +53,7 @@ def cells_rows(folder: Path, effort: Effort) -> Iterator[Score]:
                     needed[target, held] = np.concatenate([needed.get((target, held), np.zeros(0)), more])
     for seed in range(effort.seeds):
         rng = np.random.default_rng(seed)
-        candidates = rng.choice(n_items, 1000, replace=False)
+        candidates = rng.choice(n_items, _CANDIDATES, replace=False)
         for d, device in enumerate(data.devices):
             factor = band_factor([needed[d, other] for other in range(n_devices) if other != d])
             unseen = field({d})
