@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,10 @@ Part = Literal["seen", "fresh"]
 """Samples that a search decides on, and others that it never sees."""
 
 Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
+
+_CALM = 1.1
+_MOST_TURNS = 4
+"""Turns in which the original takes longer than so many times its quickest do not count; so many times as many are tried."""
 
 _GIVE_WAY_S = 0.02
 """After each step, so that a waiting process wakes up and gets the lock first."""
@@ -79,6 +84,7 @@ class Network:
         """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
         """Loss on the ``fresh`` samples, by recipe."""
+        self._quiet_ns = math.inf
         self.told_s: float | None = None
         """Seconds that :meth:`told` took when nothing was known."""
         self._read_until = 0
@@ -153,7 +159,10 @@ class Network:
         return open_session(unpack_model(onnx.load_from_string(model)).SerializeToString(), RuntimeOptions())
 
     def _latency_ratio(self, ours: onnxruntime.InferenceSession) -> float:
-        """Candidate over original, in turns (ABBA), medians of blocks."""
+        """Candidate over original, in turns (ABBA), medians of blocks.
+
+        As in the package's own protocol, turns count only while the original is as fast as it is undisturbed.
+        """
 
         def block(session: onnxruntime.InferenceSession) -> float:
             session.run(None, self.feed)
@@ -164,12 +173,16 @@ class Network:
                 times.append(time.perf_counter_ns() - started)
             return float(statistics.median(times))
 
-        ratios = []
+        turns: list[tuple[float, float]] = []  # of the original, of the candidate
         with self._alone():
-            for _ in range(self.quads):
+            for _ in range(_MOST_TURNS * self.quads):
                 a1, b1, b2, a2 = block(self._origin), block(ours), block(ours), block(self._origin)
-                ratios.append((b1 + b2) / (a1 + a2))
-        return statistics.median(ratios)
+                self._quiet_ns = min(self._quiet_ns, a1, a2)
+                turns.append(((a1 + a2) / 2, (b1 + b2) / 2))
+                calm = [b / a for a, b in turns if a <= _CALM * self._quiet_ns]
+                if len(calm) >= self.quads:
+                    return statistics.median(calm)
+        return statistics.median(b / a for a, b in turns)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
