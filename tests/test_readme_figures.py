@@ -20,11 +20,23 @@ def test_the_table_of_speeds_is_the_benchmarks() -> None:
 def test_the_samplers_are_compared_with_the_benchmarks_figures() -> None:
     parts = json.loads((ROOT / "benchmarks" / "results" / "search.json").read_text())
     page = (ROOT / "docs" / "search.md").read_text()
-    median = {(r["sampler"], r["losses"]): r["median"] for r in parts["resnet20"]["results"] if "sampler" in r}
     columns = (("tailor", "20"), ("tailor", "60"), ("tpe", "20"), ("tpe", "400"), ("nsga2", "400"))
-    for losses in ("fresh", "capped", "seen"):
-        row = " | ".join(f"{median[sampler, losses][at]:.4f}" for sampler, at in columns)
-        assert f"| {row} |" in page, losses
+    for part in ("resnet20", "minilm"):
+        rows = [r for r in parts[part]["results"] if "sampler" in r]
+        median = {(r["sampler"], r["losses"]): r["median"] for r in rows}
+        for losses in ("fresh", "capped", "seen"):
+            row = " | ".join(f"{median[sampler, losses][at]:.4f}" for sampler, at in columns)
+            assert f"| {row} |" in page, (part, losses)
+        assert f"{rows[0]['told_s']:.0f} s on {'ResNet20' if part == 'resnet20' else 'MiniLM'}" in page
+    toys = {
+        (r["sites"], r["sampler"], r["interactions"]): list(r["median"].values())[-1]
+        for r in parts["toys"]["results"]
+        if r["told"] == "scan"
+    }
+    table = page.split("| sites |")[1].split("\n\n")[0]
+    for (sites, sampler, _), share in toys.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| {sites:,} |"))
+        assert sampler == "random" or f"{share:.4f}" in row, (sites, sampler)
     whole = {r["name"]: r["hypervolume"] for r in parts["joint"]["results"]}
     told = re.findall(r"0\.\d{4}", page.split("split: ")[1].split("\n\n")[0])
     names = ["tailor", "nsga2", *(n for n in whole if "hand-made" in n or "NNCF" in n or "static" in n)]
