@@ -115,7 +115,7 @@ def _is_over(course: Course) -> bool:
     plan, before = course.plan, course.ledger.attribute("stopped_at", {"trials": 0, "time_s": 0.0})
     if len(course.ledger.records()) >= plan.trials or not course.time_left(reserve=True):
         return True
-    return plan.trials <= before["trials"] and plan.time_s <= before["time_s"]
+    return bool(plan.trials <= before["trials"] and plan.time_s <= before["time_s"])
 
 
 def _finish(course: Course) -> None:
