@@ -41,7 +41,7 @@ def here_rows(folder: Path, rounds: int, lock: Path | None, networks: Sequence[s
         chosen = np.array(model.choose(_K, works, [0])[0])
         rest = np.setdiff1d(np.arange(len(rows)), chosen)
         measured = [works[i] for i in chosen]
-        points = points_of([(rows[i].trace, works[i]) for i in chosen])
+        points = points_of([(rows[i].trace.without_profiler(rows[i].latency_ms), works[i]) for i in chosen])
         joint = model.posterior(measured, log_ms[chosen], noise[chosen], [works[i] for i in rest], points)
         held_out = model.held_out(measured, log_ms[chosen], noise[chosen], points, range(_K))
         each = joint.each()

@@ -132,6 +132,7 @@ def forecast(
         measurements: what was measured on the device, none to some tens.
         shapes: shape by input name; a leading dimension that is free otherwise is 1.
         traces: profiles that ONNX Runtime wrote of runs on the device; they also tell what an accelerator runs itself.
+            Of models that were measured as well, the profiler's own time is taken out.
 
     Raises:
         ModelError: a file cannot be read, or a shape stays unknown.
@@ -150,9 +151,14 @@ def forecast(
     log_ms = np.array([math.log(m.latency_ms) for m in measurements])
     noise = np.array([m.noise for m in measurements])
     works = [f.work for f in known]
-    points = points_of([(t, f.work) for t, f in zip(traces, traced, strict=True)]) if traces else None
+    own = _own_traces(measurements, traces)
+    calm = list(traces)
+    for measurement, number in zip(measurements, own, strict=True):
+        if number is not None:
+            calm[number] = traces[number].without_profiler(measurement.latency_ms)
+    points = points_of([(t, f.work) for t, f in zip(calm, traced, strict=True)]) if traces else None
     joint = device.posterior(works, log_ms, noise, [f.work for f in wanted], points)
-    held_out = device.held_out(works, log_ms, noise, points, _own_traces(measurements, traces))
+    held_out = device.held_out(works, log_ms, noise, points, own)
     each = joint.each()
     factor = checked_factor(held_out, log_ms, each.spread())
     band = widened(each, factor)

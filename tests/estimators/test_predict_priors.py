@@ -14,6 +14,7 @@ from modeltailor.compress.formats import Composer
 from modeltailor.estimators.predict import band_factor, checked_factor, constants_of, executed_files
 from modeltailor.estimators.predict.mixture import Mixture
 from modeltailor.estimators.predict.priors import figures_of, guessed
+from modeltailor.estimators.predict.traces import Trace, TracedKernel
 from modeltailor.targets import list_profiles
 from modeltailor.targets.profile import Figure, Profile
 
@@ -119,3 +120,15 @@ def test_conversions_between_formats_are_kernels_of_their_own(tmp_path: Path, ch
         converting = [sum(k.operator in ("QuantizeLinear", "DequantizeLinear") for k in w.kernels)
                       for w in (fp32, int8, mixed)]  # fmt: skip
         assert converting[0] == 0 < converting[1] < converting[2]
+
+
+def test_the_time_of_the_profiler_itself_is_taken_out_where_the_model_was_measured_without_it() -> None:
+    kernels = tuple(
+        TracedKernel(name=n, operator="Conv", provider="CPUExecutionProvider", ms=ms)
+        for n, ms in (("a", 0.100), ("b", 0.010), ("c", 0.002))
+    )
+    trace = Trace(model=Path("m.onnx"), kernels=kernels)
+    calm = trace.without_profiler(0.112 - 3 * 0.0018)
+    assert [k.ms for k in calm.kernels] == pytest.approx([0.0982, 0.0082, 0.0005])  # never less than a quarter
+    assert [k.name for k in calm.kernels] == ["a", "b", "c"]
+    assert trace.without_profiler(0.2) is trace  # the profiler adds time, it takes none away
