@@ -132,7 +132,11 @@ class ProcessWire:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         os.set_blocking(self._process.stderr.fileno(), False)
-        self._write(str(len(source)).encode() + b"\n" + source)
+        try:
+            self._write(str(len(source)).encode() + b"\n" + source)
+        except DeviceError:  # it ended at once: nobody gets this object, so nobody else can close its pipes
+            self.close()
+            raise
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None

@@ -19,7 +19,7 @@ import pytest
 
 from modeltailor.errors import CandidateError, ConfigError, DeviceError
 from modeltailor.targets import RuntimeOptions, TimingPlan
-from modeltailor.targets.agent import AgentDevice, connect_ssh, connect_tcp, device_side
+from modeltailor.targets.agent import AgentDevice, connect_ssh, connect_tcp, device_side, wire
 from modeltailor.targets.agent.wire import AGENT_FILE, ProcessWire, TcpWire, ssh_arguments
 from modeltailor.targets.contract import DeviceCase, DeviceContract
 from modeltailor.targets.retrying import Retrying
@@ -101,6 +101,27 @@ def test_ssh_that_fails_says_why(ssh, models):
     device = AgentDevice(connect_ssh("board", python="/no/such/python"), name="board")
     with pytest.raises(DeviceError, match="such/python"):
         device.describe()
+
+
+def test_a_process_that_ends_before_it_has_read_the_agent_leaves_nothing_open(tmp_path, monkeypatch):
+    source = tmp_path / "long.py"
+    source.write_bytes(b"#" * 1_000_000)  # more than a pipe holds
+    monkeypatch.setattr(wire, "AGENT_FILE", source)
+    started = []
+    popen = subprocess.Popen
+
+    def start(*arguments, **keywords):
+        started.append(popen(*arguments, **keywords))
+        return started[-1]
+
+    monkeypatch.setattr(wire.subprocess, "Popen", start)
+    with pytest.raises(DeviceError, match="no route"):
+        ProcessWire(["sh", "-c", "echo no route >&2; exit 3"], "board")
+    (process,) = started
+    assert process.returncode == 3
+    assert process.stdin.closed
+    assert process.stdout.closed
+    assert process.stderr.closed
 
 
 @pytest.mark.parametrize(
