@@ -28,6 +28,7 @@ from modeltailor.reports.summary import (
     TrialPoint,
 )
 from modeltailor.reports.verdict import verdict_of
+from modeltailor.search.devices import pool_of
 from modeltailor.search.front import Figures, Objective, figures_of, nearest, pareto_front, recommend
 from modeltailor.search.records import AccuracyRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget
@@ -103,11 +104,7 @@ class _Run:
         self.best_uniform = self._best(self.uniforms)
 
     def _front(self) -> tuple[str, ...]:
-        pool = [
-            f
-            for k, f in self.figures.items()
-            if (k in self.finals if self.finals else self.trials[k].scored_fully) or k == self.baseline
-        ]
+        pool = [self.figures[k] for k in {**pool_of(self.history), self.baseline: None} if k in self.figures]
         with_memory = self.budget.memory_bytes is not None and all(f.memory_bytes is not None for f in pool)
         objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
         if with_memory:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from modeltailor.compress import Recipe
+from modeltailor.search.devices import pool_of
 from modeltailor.search.executor import Task
 from modeltailor.search.fleet import device_views, publish_elsewhere, study_objectives
-from modeltailor.search.front import Figures, Objective, history_figures, pareto_front, recommend
+from modeltailor.search.front import Objective, history_figures, pareto_front, recommend
 from modeltailor.search.hypervolume import hypervolume
 from modeltailor.search.ledger import Ledger
 from modeltailor.search.local_executor import LocalExecutor
@@ -141,9 +142,8 @@ class Course:
 
     def publish(self, history: RunHistory) -> None:
         """Bring ``best.onnx``, the front and their companions up to date."""
-        figures = history_figures(history)
         by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
-        chosen = _certified(figures, history)
+        chosen = pool_of(history).values()
         front = pareto_front(chosen, minimize=self.metric.minimize, objectives=self.objectives)
         best = recommend(chosen, self.request.budget, minimize=self.metric.minimize)
         self.folder.publish(by_key[best.key] if best else None, [by_key[f.key] for f in front])
@@ -209,9 +209,3 @@ def front_objectives(request: RunRequest) -> tuple[Objective, ...]:
     """Return what a front of this run is judged by; memory only where the budget limits it."""
     asked: tuple[Objective, ...] = ("memory",) if request.budget.memory_bytes is not None else ()
     return ("accuracy", "latency", "size", *asked)
-
-
-def _certified(figures: Mapping[str, Figures], history: RunHistory) -> list[Figures]:
-    """Once finalists were measured again, only they count: a lucky screening must not beat a certified figure."""
-    finals = {f.key for f in history.finals}
-    return [f for k, f in figures.items() if not finals or k in finals]

@@ -163,7 +163,10 @@ class Compromise:
 
 
 def pool_of(history: RunHistory) -> dict[str, Figures]:
-    """Figures by key of the models that a decision may fall on: finalists once there are any, else everything measured."""
+    """Figures by key of the models that a decision may fall on: finalists once there are any, else all that were scored.
+
+    A lucky screening must not beat a certified figure.
+    """
     figures = history_figures(history)
     finals = {f.key for f in history.finals}
     return {k: f for k, f in figures.items() if not finals or k in finals}
