@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modeltailor.search.front import Figures, violations
+from modeltailor.search.sampler.goal import allowed_loss
 from modeltailor.targets import Budget
 
 __all__ = ["Race"]
@@ -42,19 +43,15 @@ class Race:
             for r in self.rivals
             if r.size_bytes <= size_bytes and r.speedup.value >= speedup
         ]
-        limit = self._limit(sign)
+        limit = self._limit()
         if limit is not None:
             bars.append(limit)
         return sign * max(bars) if bars else None
 
-    def _limit(self, sign: float) -> float | None:
-        """The budget's limit on accuracy as a difference, if some model keeps the whole budget already."""
+    def _limit(self) -> float | None:
+        """The budget's limit on accuracy as a gain (negative for a loss), if some model keeps the whole budget already."""
         if not any(not violations(r, self.budget, minimize=self.minimize) for r in self.rivals):
             return None
-        limits = []
-        if self.budget.max_drop is not None:
-            limits.append(-self.budget.max_drop / 100.0)
-        if self.budget.min_accuracy is not None:
-            original = self.rivals[0].accuracy.value - self.rivals[0].accuracy.difference
-            limits.append(sign * (self.budget.min_accuracy - original))
-        return max(limits, default=None)
+        original = self.rivals[0].accuracy.value - self.rivals[0].accuracy.difference
+        allowed = allowed_loss(self.budget, original, minimize=self.minimize)
+        return None if allowed is None else -allowed
