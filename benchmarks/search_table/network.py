@@ -8,7 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,10 @@ Part = Literal["seen", "fresh"]
 Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
 
 _CALM = 1.1
+"""Turns in which the original takes longer than so many times its quickest do not count."""
+
 _MOST_TURNS = 4
-"""Turns in which the original takes longer than so many times its quickest do not count; so many times as many are tried."""
+"""So many times the wanted turns are tried for enough that count."""
 
 _GIVE_WAY_S = 0.02
 """After each step, so that a waiting process wakes up and gets the lock first."""
@@ -84,7 +86,7 @@ class Network:
         """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
         """Loss on the ``fresh`` samples, by recipe."""
-        self._quiet_ns = math.inf
+        self._quiet_ns = math.inf  # of the original's quickest block
         self.told_s: float | None = None
         """Seconds that :meth:`told` took when nothing was known."""
         self._read_until = 0
@@ -184,17 +186,13 @@ class Network:
                     return statistics.median(calm)
         return statistics.median(b / a for a, b in turns)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Take times while no other process of the table computes."""
-        with self._locked(fcntl.LOCK_EX):
-            yield
+        return self._locked(fcntl.LOCK_EX)
 
-    @contextmanager
-    def _beside_others(self) -> Iterator[None]:
+    def _beside_others(self) -> AbstractContextManager[None]:
         """Compute, but not while another process of the table takes times."""
-        with self._locked(fcntl.LOCK_SH):
-            yield
+        return self._locked(fcntl.LOCK_SH)
 
     @contextmanager
     def _locked(self, kind: int) -> Iterator[None]:
