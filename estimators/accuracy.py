@@ -85,6 +85,9 @@ def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs |
         outputs: of the candidate, rows first.
         targets: rows first.
         reference: outputs of the original on the same rows; without them the differences are 0.
+
+    Raises:
+        DataError: the metric failed, or is undefined for most draws of the bootstrap.
     """
     value = metric.evaluate(outputs, targets)
     base = value if reference is None else metric.evaluate(reference, targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Iterator
 
@@ -10,8 +11,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from modeltailor.job import Job
+from modeltailor.quantity import parse_duration_s
 
 __all__ = ["job_reference"]
+
+_OWN_PATH = re.compile(r"^``[\w.\[\]]+:`` ")
+"""What a section's docstring begins with."""
 
 _HEAD = """\
 # The job file
@@ -43,7 +48,7 @@ def job_reference() -> str:
     for path, part in _sections("", Job):
         title = f"## `{path}`" if path else "## Top level"
         said = " ".join((part.__doc__ or "").split())
-        said = said.split("`` ", 1)[1] if said.startswith("``") else ""
+        said = _OWN_PATH.sub("", said).replace("``", "`")
         rows = [_row(name, field) for name, field in part.model_fields.items()]
         lines = [title, *(["", said[:1].upper() + said[1:]] if said else []), ""]
         lines += ["| key | default | what it says |", "|---|---|---|", *rows]
@@ -84,7 +89,7 @@ def _default(field: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
         return f"`[{', '.join(str(v) for v in value)}]`"
-    if isinstance(value, float) and "parse_duration_s" in repr(field.metadata):
+    if any(getattr(m, "func", None) is parse_duration_s for m in field.metadata):
         return f"`{value / 60:g}m`"
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
