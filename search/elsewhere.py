@@ -8,14 +8,13 @@ from pathlib import Path
 
 from modeltailor.errors import CandidateError
 from modeltailor.estimators.estimate import Estimate
-from modeltailor.estimators.latency import certify, screen
+from modeltailor.estimators.latency import screen
+from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
 from modeltailor.search.measurements import Measurements, ScreeningRecord
 from modeltailor.search.records import FinalPlaceRecord, IntervalRecord, PlaceRecord
 from modeltailor.targets import Budget, Device, Inputs
 
 __all__ = ["Elsewhere", "FurtherDevice"]
-
-_CERTIFYING_PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,17 +96,17 @@ class Elsewhere:
     def certify(
         self,
         baseline: Path,
-        finalists: Mapping[str, Path],
+        contenders: Mapping[str, Sequence[Contender]],
         inputs: Inputs,
         *,
         seconds: float,
         say: Callable[[str], None] = lambda _: None,
     ) -> dict[str, dict[str, FinalPlaceRecord]]:
-        """Measure finalists again on every device; by key, what each device found.
+        """Measure finalists again on every device; by device, what it found by key of the recipe.
 
         Args:
             baseline: the built original.
-            finalists: built files by recipe key.
+            contenders: by device; the original first, then by importance.
             inputs: arrays by input name.
             seconds: wall clock for all devices together.
             say: told what is going on.
@@ -115,35 +114,13 @@ class Elsewhere:
         Raises:
             DeviceError: a device is gone, and stays so.
         """
-        found: dict[str, dict[str, FinalPlaceRecord]] = {key: {} for key in finalists}
-        for at in self.devices:
-            say(f"certifying the latency of {len(finalists)} finalists on {at.name}")
-            for key, record in self._certify(at, baseline, finalists, inputs, seconds / len(self.devices)).items():
-                found[key][at.name] = record
-        return found
+        share = seconds / max(1, len(self.devices))
+        return {d.name: _certify(d, baseline, contenders[d.name], inputs, share, say) for d in self.devices}
 
-    def _certify(
-        self, at: FurtherDevice, baseline: Path, finalists: Mapping[str, Path], inputs: Inputs, seconds: float
-    ) -> dict[str, FinalPlaceRecord]:
-        kept = dict(finalists)
-        while kept:
-            try:
-                measured = certify(at.device, (baseline, *kept.values()), inputs, seconds=seconds, memory=True)
-            except CandidateError as error:  # one that fails there must not cost the others their figures
-                left = {k: p for k, p in kept.items() if p.name not in error.where}
-                kept = left if len(left) < len(kept) else {}
-                continue
-            return {
-                key: FinalPlaceRecord(
-                    latency_ms=_interval(m.latency_ms),
-                    speedup=_interval(m.speedup),
-                    load_ms=m.load_ms,
-                    peak_memory_bytes=m.peak_memory_bytes,
-                    verdict=m.verdict if m.pairs >= _CERTIFYING_PAIRS else "compared",
-                )
-                for key, m in zip(kept, measured, strict=True)
-            }
-        return {}
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the devices."""
+        return tuple(d.name for d in self.devices)
 
     @property
     def memory(self) -> bool:
@@ -159,3 +136,26 @@ class Elsewhere:
         """Close every device. Safe to call twice."""
         for at in self.devices:
             at.device.close()
+
+
+def _certify(
+    at: FurtherDevice,
+    baseline: Path,
+    contenders: Sequence[Contender],
+    inputs: Inputs,
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, FinalPlaceRecord]:
+    measured = certify_latency(
+        at.device, baseline, contenders, inputs, seconds=seconds, say=lambda what: say(f"{what} on {at.name}")
+    )
+    return {
+        key: FinalPlaceRecord(
+            latency_ms=_interval(m.latency_ms),
+            speedup=_interval(m.speedup),
+            load_ms=m.load_ms,
+            peak_memory_bytes=m.peak_memory_bytes,
+            verdict=certified_verdict(m),
+        )
+        for key, m in measured.items()
+    }

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
 from modeltailor.errors import CandidateError
-from modeltailor.estimators.latency import Measurement, certify
 from modeltailor.search.auditing import audit_file
+from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
 from modeltailor.search.executor import accuracy_record, interval_record
 from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
 from modeltailor.search.local_executor import LocalExecutor
-from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
+from modeltailor.search.records import AuditRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, Evidence, LocalDevice
-from modeltailor.targets.agent.device_side import DROPPED, SHORTEST_BLOCK
 
-__all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists", "fitting", "least_seconds", "measure_finalists"]
+__all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
 
 MOST_FINALISTS = 14
-
-_CERTIFYING_PAIRS = 10
-_FEWEST = 3
-"""The original, the recommended model and the best uniform one are measured whatever it takes."""
-
-_SLACK = 1.5
-_PROCESS_S = 4.0
-"""Of a finalist beside its blocks: processes to start, models to load, warm-up, memory."""
 
 _AUDIT_SHARE = 0.15
 """Of the time of the final measurement; latency certificates are worth more than the profile of the last finalist."""
@@ -36,7 +29,8 @@ def choose_finalists(
 ) -> tuple[TrialRecord, ...]:
     """Return the trials worth certifying: the original, the best uniform ones, the recommended one, and the front.
 
-    A longer front is thinned evenly along its speed; its ends, the recommended model and one model an axis stay.
+    In this order, of a front its ends first, then what lies between those that were named: however many of the first are
+    taken, they are spread along its speed.
     """
     by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
     figures = history_figures(history)
@@ -53,12 +47,18 @@ def choose_finalists(
         first = next((k for k in front if _axis(by_key[k]) == axis), None)
         if first is not None:
             must.append(first)
-    room = max(0, most - len(set(must)))
-    rest = [k for k in front if k not in must]
-    if len(rest) > room:
-        rest = [rest[round(i * (len(rest) - 1) / max(1, room - 1))] for i in range(room)] if room else []
-    keys = list(dict.fromkeys([*must, *rest]))
-    return tuple(by_key[k] for k in keys)
+    must = list(dict.fromkeys(must))
+    rest = [front[i] for i in _spread(len(front), [i for i, k in enumerate(front) if k in must])]
+    return tuple(by_key[k] for k in [*must, *rest][: max(most, len(must))])
+
+
+def _spread(n: int, known: Sequence[int]) -> list[int]:
+    """The numbers below ``n`` that are not known: the ends, then again and again the middle of the widest gap left."""
+    order = [end for end in dict.fromkeys((0, n - 1)) if n and end not in known]
+    while len(order) + len(known) < n:
+        low, high = max(pairwise(sorted([*known, *order])), key=lambda ends: ends[1] - ends[0])
+        order.append((low + high) // 2)
+    return order
 
 
 def _axis(trial: TrialRecord) -> str:
@@ -101,11 +101,18 @@ def certify_finalists(
     audits = _audits(executor, kept, _AUDIT_SHARE * seconds, say)
     seconds -= time.monotonic() - started
     share = seconds / (1 + len(executor.elsewhere.devices))  # of each device
-    measured = measure_finalists(executor, kept, seconds=share, say=say)
+    measured = certify_latency(
+        executor.device,
+        executor.baseline,
+        _contenders(executor, kept, lambda t: t.latency_ms),
+        executor.inputs(),
+        seconds=share,
+        say=say,
+    )
     kept = [t for t in kept if t.key in measured]
     places = executor.elsewhere.certify(
         executor.baseline,
-        {t.key: executor.folder.artifact(t.sha256) for t in kept},
+        {n: _contenders(executor, kept, partial(_latency_there, n)) for n in executor.elsewhere.names},
         executor.inputs(),
         seconds=seconds - share,
         say=say,
@@ -118,77 +125,27 @@ def certify_finalists(
             test_accuracy=accuracy_record(scored[t.key].accuracy),
             peak_memory_bytes=m.peak_memory_bytes,
             load_ms=m.load_ms,
-            verdict=m.verdict if m.pairs >= _CERTIFYING_PAIRS else "compared",
+            verdict=certified_verdict(m),
             audit=audits.get(t.key),
-            elsewhere=places[t.key],
+            elsewhere={name: found[t.key] for name, found in places.items() if t.key in found},
         )
         for t, m in ((t, measured[t.key]) for t in kept)
     )
 
 
-def measure_finalists(
-    executor: LocalExecutor,
-    finalists: Sequence[TrialRecord],
-    *,
-    seconds: float,
-    say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Measurement]:
-    """Measure the latency of finalists beside each other.
-
-    What cannot be measured does not cost the others their figures, and where models are so slow that the time does not
-    do for all, the first ones are measured.
-
-    Args:
-        executor: which measures; its baseline is set.
-        finalists: the original first, then by importance.
-        seconds: wall clock that is left.
-        say: told what is going on.
-
-    Returns:
-        what was measured, by key; empty if even the original fails.
-    """
-    until = time.monotonic() + seconds
-    kept = fitting(finalists, seconds)
-    while kept:
-        say(f"certifying the latency of {len(kept)} finalists")
-        paths = [executor.folder.artifact(t.sha256) for t in kept]
-        left = max(until - time.monotonic(), least_seconds(kept))
-        try:
-            # The original is measured beside itself like any other: its interval shows what the machine's noise is.
-            found = certify(
-                executor.device, (executor.baseline, *paths), executor.inputs(),
-                seconds=left, least_pair_s=least_seconds(kept), memory=True,
-            )  # fmt: skip
-        except CandidateError as error:
-            named = {t.key for t, p in zip(kept, paths, strict=True) if p.name in error.where}
-            rest = [t for t in kept if t.key not in named]
-            if error.code == "TIMEOUT":  # whoever was measured when the time was over is named: it may be any of them
-                rest = [t for t in kept[: len(kept) // 2] if t is kept[0] or t.key not in named]
-            if len(rest) == len(kept) or not rest or rest[0] is not kept[0]:
-                break
-            kept = rest
-            continue
-        return {t.key: m for t, m in zip(kept, found, strict=True)}
-    return {}
+def _latency_there(name: str, trial: TrialRecord) -> IntervalRecord | None:
+    place = trial.elsewhere.get(name)
+    return place.latency_ms if place else None
 
 
-def least_seconds(finalists: Sequence[TrialRecord]) -> float:
-    """Seconds that the shortest certification takes: two process pairs, in each two quads of the shortest blocks.
-
-    Args:
-        finalists: measured trials, the original first.
-    """
-    inferences = 2 * 2 * 4 * (DROPPED + SHORTEST_BLOCK)
-    times = [t.latency_ms.value / 1e3 for t in finalists if t.latency_ms is not None]
-    return sum(_SLACK * inferences * (s + times[0]) / 2 + _PROCESS_S for s in times)
-
-
-def fitting(finalists: Sequence[TrialRecord], seconds: float) -> list[TrialRecord]:
-    """Return the first finalists whose shortest certification fits the time, but at least :data:`_FEWEST` of them."""
-    kept = list(finalists)
-    while len(kept) > _FEWEST and least_seconds(kept) > seconds:
-        kept.pop()
-    return kept
+def _contenders(
+    executor: LocalExecutor, trials: Sequence[TrialRecord], latency_of: Callable[[TrialRecord], IntervalRecord | None]
+) -> list[Contender]:
+    found = ((t, latency_of(t)) for t in trials)
+    return [
+        Contender(key=t.key, path=executor.folder.artifact(t.sha256), latency_ms=ms.value if ms else None)
+        for t, ms in found
+    ]
 
 
 def _audits(

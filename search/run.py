@@ -96,8 +96,9 @@ def _phases(course: Course) -> RunHistory:
     course.phase = "search"
     if not _is_over(course):
         ground = lay_groundwork(course, facts, fp32, settings, probed)
-        course.ledger.keep("stopped", SearchLoop(course, ground).run())
+        reason = SearchLoop(course, ground).run()
         course.ledger.keep("stopped_at", {"trials": course.plan.trials, "time_s": course.plan.time_s})
+        course.ledger.keep("stopped", reason)
     course.phase = "finals"
     _finish(course)
     course.phase = "done"
@@ -132,7 +133,14 @@ def _finish(course: Course) -> None:
         if finals:  # else what was certified before stands
             course.ledger.keep("finals", [f.model_dump() for f in finals])
         else:
-            course.add_notes("the finalists could not be measured again: all figures are those of the trials")
+            course.add_notes(
+                "the finalists could not be measured again: figures are those of the trials, or certified before"
+            )
+        if 0 < len(finals) < len(finalists):
+            course.add_notes(
+                f"{len(finalists) - len(finals)} of {len(finalists)} finalists were not certified: they failed when measured "
+                "again, or are too slow for the time that was left"
+            )
         _note_seen_samples(course, course.history())
         course.timed("predict", lambda: _predict(course))
     course.keep_times()

@@ -182,6 +182,7 @@ def test_a_model_that_fails_on_one_device_is_only_missing_there(run: modeltailor
 
 
 def test_candidate_that_crashes_there_keeps_its_figures_here(tmp_path: Path) -> None:
+    from modeltailor.search.certifying import Contender
     from modeltailor.search.elsewhere import Elsewhere, FurtherDevice
 
     crash = FakeDevice({"a.onnx": 1.0}, failures={"b.onnx": CandidateError("CRASH:SEGV", "b.onnx", "killed")})
@@ -189,9 +190,9 @@ def test_candidate_that_crashes_there_keeps_its_figures_here(tmp_path: Path) -> 
     found = at.screen(Path("a.onnx"), Path("b.onnx"), {}, digest="")
     assert found["x"].outcome == "CRASH:SEGV"
     assert not found["x"].is_measured
-    places = at.certify(Path("a.onnx"), {"one": Path("a.onnx"), "two": Path("b.onnx")}, {}, seconds=1.0)
-    assert set(places["one"]) == {"x"}
-    assert places["two"] == {}
+    both = [Contender(key=k, path=Path(f"{k}.onnx"), latency_ms=1.0) for k in ("a", "b")]
+    places = at.certify(Path("a.onnx"), {"x": both}, {}, seconds=1.0)
+    assert set(places["x"]) == {"a"}
 
 
 def test_devices_called_alike_are_refused(trained_digits: Path, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Certifying the latency of finalists on one device: what fails or is too slow does not cost the others their figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeltailor.errors import CandidateError
+from modeltailor.estimators.latency import Measurement, certify
+from modeltailor.search.records import Certificate
+from modeltailor.targets import Device, Inputs
+from modeltailor.targets.agent.device_side import DROPPED, SHORTEST_BLOCK
+
+__all__ = ["Contender", "certified_verdict", "certify_latency", "fitting", "least_seconds"]
+
+_CERTIFYING_PAIRS = 10
+_FEWEST = 3
+"""The original, the recommended model and the best uniform one are measured whatever it takes."""
+
+_SLACK = 1.5
+_PROCESS_S = 3.2
+"""Of a finalist beside its blocks, in two pairs: processes, loading, warm-up, memory; small models on two cores took that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """A finalist on the device that shall certify it.
+
+    Attributes:
+        key: of its recipe.
+        path: the built file.
+        latency_ms: of one inference there, as it was screened; None where it was not.
+    """
+
+    key: str
+    path: Path
+    latency_ms: float | None
+
+
+def certify_latency(
+    device: Device,
+    baseline: Path,
+    contenders: Sequence[Contender],
+    inputs: Inputs,
+    *,
+    seconds: float,
+    say: Callable[[str], None] = lambda _: None,
+) -> dict[str, Measurement]:
+    """Measure the latency of finalists beside each other.
+
+    Where models are so slow that the time does not do for all, the first ones are measured.
+
+    Args:
+        device: where.
+        baseline: the built original.
+        contenders: the original first, then by importance.
+        inputs: arrays by input name.
+        seconds: wall clock that is left.
+        say: told how many are measured.
+
+    Returns:
+        what was measured, by key; empty if even the original fails.
+
+    Raises:
+        DeviceError: the device is gone, and stays so.
+    """
+    until = time.monotonic() + seconds
+    kept = fitting(contenders, seconds)
+    while kept:
+        say(f"certifying the latency of {len(kept)} finalists")
+        longest = least_seconds(kept) + _PROCESS_S * (len(kept) + 1)
+        try:
+            # The original is measured beside itself like any other: its interval shows what the machine's noise is.
+            found = certify(
+                device,
+                (baseline, *(c.path for c in kept)),
+                inputs,
+                seconds=until - time.monotonic(),
+                least_pair_s=longest,
+                memory=True,
+            )
+        except CandidateError as error:
+            rest = [c for c in kept if c.path.name not in error.where]
+            if error.code == "TIMEOUT":  # whoever was measured when the time was over is named: it may be any of them
+                rest = [c for c in kept[: len(kept) // 2] if c is kept[0] or c.path.name not in error.where]
+            if len(rest) == len(kept) or not rest or rest[0] is not kept[0]:
+                break
+            kept = rest
+            continue
+        return {c.key: m for c, m in zip(kept, found, strict=True)}
+    return {}
+
+
+def certified_verdict(measured: Measurement) -> Certificate:
+    """Return a measurement's verdict, or ``compared`` where the time did not do for as many pairs as a certificate takes."""
+    return measured.verdict if measured.pairs >= _CERTIFYING_PAIRS else "compared"
+
+
+def least_seconds(contenders: Sequence[Contender]) -> float:
+    """Seconds of inference in the shortest certification: two process pairs, in each two quads of the shortest blocks.
+
+    Args:
+        contenders: the original first; those that were not screened count as nothing.
+    """
+    inferences = 2 * 2 * 4 * (DROPPED + SHORTEST_BLOCK)
+    times = [c.latency_ms / 1e3 for c in contenders if c.latency_ms is not None]
+    return sum(_SLACK * inferences * (s + times[0]) / 2 for s in times)
+
+
+def fitting(contenders: Sequence[Contender], seconds: float) -> list[Contender]:
+    """Return the first finalists whose shortest certification fits the time, but at least three of them."""
+    kept = list(contenders)
+    while len(kept) > _FEWEST and least_seconds(kept) > seconds:
+        kept.pop()
+    return kept
