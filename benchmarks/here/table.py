@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import exp, log, sqrt
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, variance
 from typing import Any, TypedDict
 
 import onnxruntime
@@ -45,7 +45,7 @@ class Timed:
         name: of the candidate.
         latency_ms: median latency of the original over all sessions, divided by this one's speedup (the geometric mean of
             its rounds): sessions drift, ratios hardly do.
-        noise: standard deviation of the log of the speedup.
+        noise: standard deviation of the log of the speedup, as the rounds differ, or by their intervals if there is one.
         kernels: what it executes.
         trace: the runtime's profile of some runs.
     """
@@ -149,17 +149,29 @@ def _alone(lock: Path | None) -> Iterator[None]:
 
 def _timed(rows: dict[str, Row]) -> list[Timed]:
     baseline_ms = median(session[0] for row in rows.values() for session in row["rounds"])
+    repeated = _repeat_noise(rows)
     found = []
     for name, row in rows.items():
         logs = [log(session[1]) for session in row["rounds"]]
-        sigma = sqrt(fmean((session[2] / 1.96) ** 2 for session in row["rounds"]) / len(logs))
+        intervals = sqrt(fmean((session[2] / 1.96) ** 2 for session in row["rounds"]))
         found.append(
             Timed(
                 name=name,
                 latency_ms=baseline_ms / exp(fmean(logs)),
-                noise=sigma,
+                noise=(intervals if repeated is None else repeated) / sqrt(len(logs)),
                 kernels=tuple(KernelWork(**k) for k in row["kernels"]),
                 trace=Trace(model=Path(name), kernels=tuple(TracedKernel(**k) for k in row["traced"])),
             )
         )
     return found
+
+
+def _repeat_noise(rows: dict[str, Row]) -> float | None:
+    """Return the standard deviation of one round's log speedup, from all that was timed more than once; ``None`` if nothing was.
+
+    The interval of two process pairs is wide because two values know little of their own spread; many repetitions do.
+    """
+    logs = [[log(session[1]) for session in row["rounds"]] for row in rows.values()]
+    spread = [(variance(values), len(values) - 1) for values in logs if len(values) > 1]
+    freedom = sum(n for _, n in spread)
+    return sqrt(sum(v * n for v, n in spread) / freedom) if freedom else None

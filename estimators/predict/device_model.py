@@ -178,10 +178,10 @@ class DeviceModel:
         k, n = len(measured), len(seen.values)
         centres, covariances, scores = [], [], []
         for residual in _RESIDUALS:
-            theta = self._fitted(seen, residual)
-            there = seen.outlook(theta)
+            theta, shift = self._fitted(seen, residual)
+            there = seen.outlook(theta, shift)
             prior = there.slope @ self.constants.covariance @ there.slope.T + seen.deviation(there, residual)
-            mean = there.log_ms + there.slope @ (self.constants.log_mean - theta)
+            mean = there.log_ms + there.slope @ (self.constants.log_mean - theta) - there.shares @ shift
             inverse: Floats = np.linalg.inv(prior[:n, :n] + seen.noise).astype(np.float64)
             error = seen.values - mean[:n]
             gain = prior[n:, :n] @ inverse
@@ -262,21 +262,28 @@ class DeviceModel:
             spreads.append(_median_spread(covariance[:wanted, :wanted]))
         return chosen, spreads
 
-    def _fitted(self, seen: _Seen, residual: _Residual) -> Floats:
-        """Return the most probable constants."""
+    def _fitted(self, seen: _Seen, residual: _Residual) -> tuple[Floats, Floats]:
+        """Return the most probable constants, and by how much the log of each kind's time lies off the roofline.
+
+        A network's time is a sum, its log is not: a kernel that takes thrice what the roofline says has thrice the share.
+        So the sum is taken to be linear around these two, not around the roofline (Gauss-Newton).
+        """
         prior, precision = self.constants.log_mean, np.linalg.inv(self.constants.covariance)
-        theta, n = prior.copy(), len(seen.values)
+        theta, shift, n = prior.copy(), np.zeros(len(seen.alike)), len(seen.values)
         for _ in range(_ROUNDS if n else 0):
-            there = seen.outlook(theta)
-            slope = there.slope[:n]
+            there = seen.outlook(theta, shift)
+            slope, shares = there.slope[:n], there.shares[:n]
             inverse = np.linalg.inv(seen.noise + seen.deviation(there, residual)[:n, :n])
+            error = seen.values - there.log_ms[:n] + shares @ shift
             curvature = slope.T @ inverse @ slope + precision
-            pull = slope.T @ inverse @ (seen.values - there.log_ms[:n]) - precision @ (theta - prior)
+            pull = slope.T @ inverse @ error - precision @ (theta - prior)
             step = np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)
-            theta = theta + step
-            if np.abs(step).max() < 1e-3:
+            deviating = residual.kernel**2 * (seen.alike @ (shares.T @ (inverse @ (error - slope @ step))))
+            turn = np.clip(deviating - shift, -1.0, 1.0)
+            theta, shift = theta + step, shift + turn
+            if max(np.abs(step).max(), np.abs(turn).max(initial=0.0)) < 1e-3:
                 break
-        return theta
+        return theta, shift
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -350,9 +357,11 @@ class _Seen:
             alike=kinds.covariance(),
         )
 
-    def outlook(self, theta: Floats) -> _Outlook:
-        """Times of all by certain constants."""
+    def outlook(self, theta: Floats, shift: Floats | None = None) -> _Outlook:
+        """Times of all by certain constants, where the log of each kind's time lies off them by ``shift``, if given."""
         parts = self.work.parts(theta)
+        if shift is not None:
+            parts *= np.exp(shift[self.kinds])[:, None]
         n = len(self.is_network)
         owed, kinds = np.zeros((n, len(theta))), np.zeros((n, len(self.alike)))
         np.add.at(owed, self.owner, parts)

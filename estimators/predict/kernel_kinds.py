@@ -13,7 +13,7 @@ from modeltailor.estimators.predict.work import KernelWork
 __all__ = ["KernelKinds"]
 
 Floats = NDArray[np.float64]
-_Kind = tuple[str, str, str, int, int, int, int]
+_Kind = tuple[str, str, str, str, int, int, int, int]
 
 _OPERATOR, _NEAR, _OWN = 0.35, 0.35, 0.3
 """Shares of a kernel's deviation from the roofline: its operator's in that format, that of work like it, its own."""
@@ -22,7 +22,7 @@ _REACH = 0.7  # in logs of multiply-accumulates and bytes
 
 @dataclass(frozen=True, slots=True)
 class KernelKinds:
-    """The kinds of kernels that occur: one for each operator, format and amount of work.
+    """The kinds of kernels that occur: one for each operator, variant, format and amount of work.
 
     Attributes:
         places: number of each kind.
@@ -44,8 +44,8 @@ class KernelKinds:
         if not self.places:
             return np.zeros((0, 0))
         kinds = list(self.places)
-        _, operator = np.unique([f"{k[0]} {k[1]} {k[2]}" for k in kinds], return_inverse=True)
-        amounts = np.log(1.0 + np.array([k[3:] for k in kinds], dtype=np.float64)) / _REACH
+        _, operator = np.unique([" ".join(k[:4]) for k in kinds], return_inverse=True)
+        amounts = np.log(1.0 + np.array([k[4:] for k in kinds], dtype=np.float64)) / _REACH
         squared = (amounts**2).sum(axis=1)
         distance = np.maximum(squared[:, None] + squared[None, :] - 2 * amounts @ amounts.T, 0.0)
         found: Floats = (operator[:, None] == operator[None, :]) * (_OPERATOR + _NEAR * np.exp(-0.5 * distance))
@@ -54,6 +54,6 @@ class KernelKinds:
 
 def _kind(kernel: KernelWork) -> _Kind:
     return (
-        kernel.operator, kernel.operator_class, kernel.number_format,
+        kernel.operator, kernel.variant, kernel.operator_class, kernel.number_format,
         kernel.macs, kernel.padded_macs, kernel.read_bytes, kernel.written_bytes,
     )  # fmt: skip

@@ -40,6 +40,7 @@ class KernelWork:
         padded_macs: the same with output channels filled up to the vector width.
         read_bytes: activations and weights read, at the formats they are kept in.
         written_bytes: outputs.
+        variant: what else decides which code runs: of weights in blocks their bits, and the level they are computed at.
     """
 
     name: str
@@ -50,6 +51,7 @@ class KernelWork:
     padded_macs: int
     read_bytes: int
     written_bytes: int
+    variant: str = ""
 
     @property
     def moved_bytes(self) -> int:
@@ -112,7 +114,13 @@ def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
         padded_macs=padded,
         read_bytes=sum(t.size_bytes for t in kernel.inputs),
         written_bytes=sum(t.size_bytes for t in kernel.outputs),
+        variant=_variant(kernel) if kind == "blocks" else "",
     )
+
+
+def _variant(kernel: Kernel) -> str:
+    bits, level = (kernel.attributes.get(name, (usual,))[0] for name, usual in (("bits", 4), ("accuracy_level", 0)))
+    return f"{bits} bits, level {level}"
 
 
 def _format(kernel: Kernel) -> Literal["fp32", "fp16", "int8"]:

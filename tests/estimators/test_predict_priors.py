@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from numpy.typing import NDArray
 
 from modeltailor.compress import Format
 from modeltailor.compress.formats import Composer
-from modeltailor.estimators.predict import band_factor, checked_factor, constants_of, executed_files
+from modeltailor.estimators.predict import (
+    DeviceModel,
+    GraphWork,
+    band_factor,
+    checked_factor,
+    constants_of,
+    executed_files,
+)
+from modeltailor.estimators.predict.kernel_kinds import KernelKinds
 from modeltailor.estimators.predict.mixture import Mixture
 from modeltailor.estimators.predict.priors import figures_of, guessed
 from modeltailor.estimators.predict.traces import Trace, TracedKernel
+from modeltailor.estimators.predict.work import KernelWork
 from modeltailor.targets import list_profiles
 from modeltailor.targets.profile import Figure, Profile
 
@@ -132,3 +143,52 @@ def test_the_time_of_the_profiler_itself_is_taken_out_where_the_model_was_measur
     assert [k.ms for k in calm.kernels] == pytest.approx([0.0982, 0.0082, 0.0005])  # never less than a quarter
     assert [k.name for k in calm.kernels] == ["a", "b", "c"]
     assert trace.without_profiler(0.2) is trace  # the profiler adds time, it takes none away
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0, 6.0])
+def test_a_kernel_that_takes_many_times_what_the_roofline_says_is_foretold_in_any_share(slower: float) -> None:
+    """Measured where it takes a part of the time, the kernel is known where it takes all of it."""
+    ms_of = {"MatMul": 0.4, "Gemm": 0.12 * slower, "FusedMatMul": 0.02}
+
+    def network(*counts: int) -> GraphWork:
+        amounts = {"MatMul": 10_000_000, "Gemm": 3_000_000, "FusedMatMul": 1_000_000}
+        return GraphWork(
+            kernels=tuple(
+                KernelWork(
+                    name=f"{operator}{i}", operator=operator, operator_class="matmul", number_format="fp32", macs=macs,
+                    padded_macs=macs, read_bytes=macs // 64, written_bytes=macs // 256,
+                )
+                for (operator, macs), n in zip(amounts.items(), counts, strict=True)
+                for i in range(n)
+            )
+        )  # fmt: skip
+
+    def log_ms(networks: Sequence[GraphWork]) -> NDArray[np.float64]:
+        return np.log([0.02 + sum(ms_of[k.operator] for k in n.kernels) for n in networks])
+
+    measured = [network(10, 10, 5), network(10, 0, 5), network(4, 12, 2), network(6, 3, 10), network(8, 6, 0)]
+    wanted = [network(10, 5, 5), network(10, 30, 5), network(3, 9, 1), network(20, 1, 1), network(0, 10, 0)]
+    constants = constants_of(list_profiles()[0])
+    assert constants is not None
+    found = DeviceModel(constants=constants).posterior(measured, log_ms(measured), np.full(5, 0.01), wanted).each()
+    assert np.abs(found.median() - log_ms(wanted)).max() < 0.03
+
+
+def test_weights_in_blocks_of_other_bits_run_other_code(tmp_path: Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32), "w")
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [4, 256]) for n in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weight]
+    )
+    source = tmp_path / "float.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), source)
+    composer = Composer(source, {"x": np.ones((4, 256), np.float32)})
+    made = []
+    for name in ("w8-block32", "w4-block32"):
+        made.append(tmp_path / f"{name}.onnx")
+        made[-1].write_bytes(composer.compose({s.name: Format.parse(name) for s in composer.sites}).model_bytes)
+    kernels = [k for f in executed_files(made, list_profiles()[0]) for k in f.work.kernels if k.macs]
+    assert [k.variant[:6] for k in kernels] == ["8 bits", "4 bits"]
+    kinds = KernelKinds.of(kernels)
+    eight = kinds.covariance()[kinds.place(kernels[0])]
+    assert eight[kinds.place(kernels[1])] == 0.0 < eight[kinds.place(kernels[0])]
