@@ -344,7 +344,7 @@ class _Seen:
         spread[:k, :k] = np.diag(np.square(np.maximum(noise, _LEAST_NOISE)))
         if points:
             together = points.trace[:, None] == points.trace[None, :]
-            spread[k:, k:] = _TRACE_SPREAD**2 * together + _TRACED_NOISE**2 * np.eye(n - k)
+            spread[k:, k:] = _TRACE_SPREAD**2 * together + np.diag(_TRACED_NOISE**2 / points.repeats)
         is_network = np.ones(len(owners), dtype=np.bool_)
         is_network[k:n] = False
         return cls(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from modeltailor.estimators.predict.work import KernelWork
 
-__all__ = ["KernelKinds"]
+__all__ = ["KernelKinds", "Kind", "kind_of"]
 
 Floats = NDArray[np.float64]
-_Kind = tuple[str, str, str, str, int, int, int, int]
+Kind = tuple[str, str, str, str, int, int, int, int]
 
 _OPERATOR, _NEAR, _OWN = 0.35, 0.35, 0.3
 """Shares of a kernel's deviation from the roofline: its operator's in that format, that of work like it, its own."""
@@ -28,16 +28,16 @@ class KernelKinds:
         places: number of each kind.
     """
 
-    places: dict[_Kind, int] = field(default_factory=dict)
+    places: dict[Kind, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kernels: Iterable[KernelWork]) -> KernelKinds:
         """Return the kinds of kernels."""
-        return cls({kind: place for place, kind in enumerate(dict.fromkeys(_kind(k) for k in kernels))})
+        return cls({kind: place for place, kind in enumerate(dict.fromkeys(kind_of(k) for k in kernels))})
 
     def place(self, kernel: KernelWork) -> int:
         """Return the number of a kernel's kind."""
-        return self.places[_kind(kernel)]
+        return self.places[kind_of(kernel)]
 
     def covariance(self) -> Floats:
         """How the kinds' deviations from the roofline go together, ``[n_kinds, n_kinds]``, 1 for each by itself."""
@@ -52,7 +52,8 @@ class KernelKinds:
         return found + _OWN * np.eye(len(kinds))
 
 
-def _kind(kernel: KernelWork) -> _Kind:
+def kind_of(kernel: KernelWork) -> Kind:
+    """Return what makes kernels equal to a device: operator, format and amount of work."""
     return (
         kernel.operator, kernel.variant, kernel.operator_class, kernel.number_format,
         kernel.macs, kernel.padded_macs, kernel.read_bytes, kernel.written_bytes,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeltailor.errors import ConfigError
+from modeltailor.estimators.predict.kernel_kinds import Kind, kind_of
 from modeltailor.estimators.predict.work import GraphWork, KernelWork
 
 __all__ = ["KernelPoints", "Trace", "TracedKernel", "points_of", "read_trace"]
@@ -31,12 +34,14 @@ class TracedKernel:
         operator: that ran.
         provider: execution provider that ran it.
         ms: median milliseconds of a call.
+        written_bytes: of its outputs; 0 where the profile does not tell.
     """
 
     name: str
     operator: str
     provider: str
     ms: float
+    written_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,23 +73,27 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KernelPoints:
-    """Times of single kernels.
+    """Times of single kernels; equal ones of one trace are one point.
 
     Attributes:
-        kernels: what was timed.
-        log_ms: ``[n]``.
+        kernels: what was timed, one of each.
+        log_ms: ``[n]``, their mean.
+        repeats: ``[n]`` how many there were.
         trace: ``[n]`` which trace each comes from: the profiler slows all kernels of a trace.
     """
 
     kernels: tuple[KernelWork, ...]
     log_ms: Floats
+    repeats: NDArray[np.intp]
     trace: NDArray[np.intp]
 
     def without(self, trace: int) -> KernelPoints:
         """Leave one trace out."""
         kept = self.trace != trace
         kernels = tuple(k for k, keep in zip(self.kernels, kept, strict=True) if keep)
-        return KernelPoints(kernels=kernels, log_ms=self.log_ms[kept], trace=self.trace[kept])
+        return KernelPoints(
+            kernels=kernels, log_ms=self.log_ms[kept], repeats=self.repeats[kept], trace=self.trace[kept]
+        )
 
 
 def read_trace(model: Path, path: Path) -> Trace:
@@ -102,34 +111,57 @@ def read_trace(model: Path, path: Path) -> Trace:
     except ValueError as error:
         raise ConfigError("CFG-06", path, "is not JSON", "give the file that the profiler wrote") from error
     times: dict[tuple[str, str, str], list[float]] = {}
+    written: dict[tuple[str, str, str], int] = {}
     for event in events if isinstance(events, list) else ():
         name, details = str(event.get("name", "")), event.get("args")
         if event.get("cat") == "Node" and name.endswith(_ENDING) and isinstance(details, dict):
             key = (name.removesuffix(_ENDING), str(details.get("op_name", "")), str(details.get("provider", "")))
             times.setdefault(key, []).append(float(event.get("dur", 0.0)) / 1000.0)
+            size = str(details.get("output_size", ""))
+            written[key] = int(size) if size.isdecimal() else 0
     kernels = tuple(
-        TracedKernel(name=name, operator=operator, provider=provider, ms=median(values))
-        for (name, operator, provider), values in times.items()
+        TracedKernel(name=key[0], operator=key[1], provider=key[2], ms=median(values), written_bytes=written[key])
+        for key, values in times.items()
     )
     if not kernels:
         raise ConfigError("CFG-06", path, "holds no times of kernels", "give the file that the profiler wrote")
     return Trace(model=model, kernels=kernels)
 
 
-def points_of(traces: list[tuple[Trace, GraphWork]]) -> KernelPoints:
-    """Return the kernels of traces whose work is known: those of the same name, else of the same place in the order."""
-    kernels: list[KernelWork] = []
-    log_ms: list[float] = []
-    group: list[int] = []
+def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
+    """Return the kernels of traces whose work is known.
+
+    Nodes without a name are called by their operator and a number in a profile, and by their output in a graph: they are
+    told apart by operator and bytes written, and those that agree in both by their order.
+    """
+    found: dict[tuple[int, Kind], tuple[KernelWork, list[float]]] = {}
     for number, (trace, work) in enumerate(traces):
-        by_name = {(k.name, k.operator): k for k in work.kernels}
-        pairs = [(by_name.get((t.name, t.operator)), t) for t in trace.kernels]
-        same_order = [k.operator for k in work.kernels] == [t.operator for t in trace.kernels]
-        if same_order and not all(k for k, _ in pairs):
-            pairs = list(zip(work.kernels, trace.kernels, strict=True))
-        for kernel, traced in pairs:
-            if kernel is not None and traced.ms > 0.0:
-                kernels.append(kernel)
-                log_ms.append(float(np.log(traced.ms)))
-                group.append(number)
-    return KernelPoints(kernels=tuple(kernels), log_ms=np.array(log_ms), trace=np.array(group, dtype=np.intp))
+        for kernel, traced in _matched(work.kernels, trace.kernels):
+            if traced.ms > 0.0:
+                found.setdefault((number, kind_of(kernel)), (kernel, []))[1].append(float(np.log(traced.ms)))
+    return KernelPoints(
+        kernels=tuple(kernel for kernel, _ in found.values()),
+        log_ms=np.array([fmean(logs) for _, logs in found.values()]),
+        repeats=np.array([len(logs) for _, logs in found.values()], dtype=np.intp),
+        trace=np.array([number for number, _ in found], dtype=np.intp),
+    )
+
+
+def _matched(
+    kernels: Sequence[KernelWork], traced: Sequence[TracedKernel]
+) -> Iterator[tuple[KernelWork, TracedKernel]]:
+    by_name = {(k.name, k.operator): k for k in kernels}
+    named = {(t.name, t.operator) for t in traced} & by_name.keys()
+    told = all(t.written_bytes for t in traced)
+    nameless: dict[tuple[str, int], tuple[list[KernelWork], list[TracedKernel]]] = defaultdict(lambda: ([], []))
+    for kernel in kernels:
+        if (kernel.name, kernel.operator) not in named:
+            nameless[kernel.operator, kernel.written_bytes if told else 0][0].append(kernel)
+    for t in traced:
+        if (t.name, t.operator) in named:
+            yield by_name[t.name, t.operator], t
+        else:
+            nameless[t.operator, t.written_bytes if told else 0][1].append(t)
+    for ours, theirs in nameless.values():
+        if len(ours) == len(theirs):
+            yield from zip(ours, theirs, strict=True)

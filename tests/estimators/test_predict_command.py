@@ -18,6 +18,7 @@ from modeltailor.estimators.predict import (
     Measured,
     executed_files,
     forecast,
+    points_of,
     read_measurements,
     read_trace,
     suggest_measurements,
@@ -164,6 +165,42 @@ def test_the_runtimes_own_profile_is_read(files: list[Path], tmp_path: Path) -> 
     kernels = executed_files([files[2]], load_profile(files[0].parent / "board.yaml"))[0].work.kernels
     assert [(k.name, k.operator) for k in trace.kernels] == [(k.name, k.operator) for k in kernels]
     assert all(k.ms > 0 and k.provider == "CPUExecutionProvider" for k in trace.kernels)
+
+
+def test_nodes_without_names_are_known_in_a_profile(tmp_path: Path) -> None:
+    """A profile calls them by operator and number, a graph by what they write."""
+    import onnx
+    import onnxruntime
+
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Sigmoid", ["x"], ["a"]), helper.make_node("Softmax", ["x"], ["b"]),
+        helper.make_node("Concat", ["a", "b"], ["c"], axis=1), helper.make_node("Sigmoid", ["c"], ["d"]),
+        helper.make_node("Softmax", ["d"], ["e"], name="named"), helper.make_node("Add", ["e", "c"], ["y"]),
+    ]  # fmt: skip
+    shapes = {"x": [8, 4096], "y": [8, 8192]}
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in shapes.items())
+    model = tmp_path / "m.onnx"
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=opset, ir_version=10), model)
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling = True
+    options.profile_file_prefix = str(tmp_path / "profile")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for _ in range(3):
+        session.run(None, {"x": np.zeros((8, 4096), np.float32)})
+    trace = read_trace(model, Path(session.end_profiling()))
+    (tmp_path / "board.yaml").write_text(BOARD)
+    work = executed_files([model], load_profile(str(tmp_path / "board.yaml")))[0].work
+    assert {t.name for t in trace.kernels} & {k.name for k in work.kernels} == {"named"}
+    points = points_of([(trace, work)])
+    assert points.repeats.sum() == len(trace.kernels) == len(nodes)
+    for kernel, log_ms in zip(points.kernels, points.log_ms, strict=True):
+        times = {
+            t.ms for t in trace.kernels if (t.operator, t.written_bytes) == (kernel.operator, kernel.written_bytes)
+        }
+        assert math.exp(log_ms) == pytest.approx(times.pop())
+        assert not times
 
 
 def test_a_microcontroller_refuses_what_does_not_fit_with_the_bytes(files: list[Path], tmp_path: Path) -> None:
