@@ -66,8 +66,11 @@ _RESIDUALS = tuple(
     for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.1, 0.3))
 )
 _LEAST_NOISE, _USUAL_NOISE = 0.01, 0.02
-_TRACED_NOISE = 0.1  # of one kernel's log time in a trace
-_TRACE_SPREAD = 0.2  # of all kernels of a trace: the profiler takes time itself
+_TRACED_NOISE, _TRACED_MS = 0.1, 0.002  # of one kernel in a trace: of its log time, and what the profiler may be off by
+_TRACE_SPREAD, _KNOWN_SPREAD = (
+    0.2,
+    0.05,
+)  # of all kernels of a trace: the profiler takes time; less where it is known how much
 _ROUNDS = 40
 
 
@@ -270,7 +273,8 @@ class DeviceModel:
         """
         prior, precision = self.constants.log_mean, np.linalg.inv(self.constants.covariance)
         theta, shift, n = prior.copy(), np.zeros(len(seen.alike)), len(seen.values)
-        for _ in range(_ROUNDS if n else 0):
+        for turn in range(_ROUNDS if n else 0):
+            pace = 1.0 if turn < _ROUNDS // 4 else 0.5  # at a ridge of the roofline whole steps may go to and fro
             there = seen.outlook(theta, shift)
             slope, shares = there.slope[:n], there.shares[:n]
             inverse = np.linalg.inv(seen.noise + seen.deviation(there, residual)[:n, :n])
@@ -279,9 +283,9 @@ class DeviceModel:
             pull = slope.T @ inverse @ error - precision @ (theta - prior)
             step = np.clip(np.linalg.solve(curvature, pull), -1.0, 1.0)
             deviating = residual.kernel**2 * (seen.alike @ (shares.T @ (inverse @ (error - slope @ step))))
-            turn = np.clip(deviating - shift, -1.0, 1.0)
-            theta, shift = theta + step, shift + turn
-            if max(np.abs(step).max(), np.abs(turn).max(initial=0.0)) < 1e-3:
+            drift = np.clip(deviating - shift, -1.0, 1.0)
+            theta, shift = theta + pace * step, shift + pace * drift
+            if max(np.abs(step).max(), np.abs(drift).max(initial=0.0)) < 1e-3:
                 break
         return theta, shift
 
@@ -344,7 +348,9 @@ class _Seen:
         spread[:k, :k] = np.diag(np.square(np.maximum(noise, _LEAST_NOISE)))
         if points:
             together = points.trace[:, None] == points.trace[None, :]
-            spread[k:, k:] = _TRACE_SPREAD**2 * together + np.diag(_TRACED_NOISE**2 / points.repeats)
+            common = np.where(points.adds_up, _KNOWN_SPREAD, _TRACE_SPREAD) ** 2
+            own = _TRACED_NOISE**2 / points.repeats + np.square(_TRACED_MS / np.exp(points.log_ms))
+            spread[k:, k:] = common[:, None] * together + np.diag(own)
         is_network = np.ones(len(owners), dtype=np.bool_)
         is_network[k:n] = False
         return cls(

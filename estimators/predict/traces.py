@@ -51,24 +51,30 @@ class Trace:
     Attributes:
         model: the ONNX file that was run.
         kernels: in the order of execution.
+        adds_up: whether the kernels' times are known to add up to what the model takes without the profiler.
     """
 
     model: Path
     kernels: tuple[TracedKernel, ...]
+    adds_up: bool = False
 
     def without_profiler(self, latency_ms: float) -> Trace:
         """Return the trace without what the profiler adds, which is about the same for every kernel, a microsecond or two.
 
-        Of networks with many small kernels, such as those that convert between formats, it is a third of the time.
+        Of networks with many small kernels, such as those that convert between formats, it is a third of the time. It adds
+        no more to a kernel than the fastest one takes; what is left over, the machine was slower by while it profiled.
 
         Args:
             latency_ms: of the same model without the profiler.
         """
-        added = (sum(k.ms for k in self.kernels) - latency_ms) / len(self.kernels)
-        if added <= 0.0:
+        total = sum(k.ms for k in self.kernels)
+        too_much = (total - latency_ms) / len(self.kernels)
+        if too_much <= 0.0:
             return self
-        kernels = tuple(replace(k, ms=max(k.ms - added, _LEAST_LEFT * k.ms)) for k in self.kernels)
-        return replace(self, kernels=kernels)
+        added = min(too_much, *(k.ms for k in self.kernels))
+        slower = (total - len(self.kernels) * added) / latency_ms if added < too_much else 1.0
+        kernels = tuple(replace(k, ms=max(k.ms - added, _LEAST_LEFT * k.ms) / slower) for k in self.kernels)
+        return replace(self, kernels=kernels, adds_up=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,19 +86,24 @@ class KernelPoints:
         log_ms: ``[n]``, their mean.
         repeats: ``[n]`` how many there were.
         trace: ``[n]`` which trace each comes from: the profiler slows all kernels of a trace.
+        adds_up: ``[n]`` whether that trace's times are known to add up to what its model takes.
     """
 
     kernels: tuple[KernelWork, ...]
     log_ms: Floats
     repeats: NDArray[np.intp]
     trace: NDArray[np.intp]
+    adds_up: NDArray[np.bool_]
 
     def without(self, trace: int) -> KernelPoints:
         """Leave one trace out."""
         kept = self.trace != trace
-        kernels = tuple(k for k, keep in zip(self.kernels, kept, strict=True) if keep)
         return KernelPoints(
-            kernels=kernels, log_ms=self.log_ms[kept], repeats=self.repeats[kept], trace=self.trace[kept]
+            kernels=tuple(k for k, keep in zip(self.kernels, kept, strict=True) if keep),
+            log_ms=self.log_ms[kept],
+            repeats=self.repeats[kept],
+            trace=self.trace[kept],
+            adds_up=self.adds_up[kept],
         )
 
 
@@ -144,6 +155,7 @@ def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
         log_ms=np.array([fmean(logs) for _, logs in found.values()]),
         repeats=np.array([len(logs) for _, logs in found.values()], dtype=np.intp),
         trace=np.array([number for number, _ in found], dtype=np.intp),
+        adds_up=np.array([traces[number][0].adds_up for number, _ in found], dtype=np.bool_),
     )
 
 
