@@ -104,7 +104,8 @@ class _Run:
         self.best_uniform = self._best(self.uniforms)
 
     def _front(self) -> tuple[str, ...]:
-        pool = [self.figures[k] for k in {**pool_of(self.history), self.baseline: None} if k in self.figures]
+        keys = dict.fromkeys([*pool_of(self.history), self.baseline])
+        pool = [self.figures[k] for k in keys if k in self.figures]
         with_memory = self.budget.memory_bytes is not None and all(f.memory_bytes is not None for f in pool)
         objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
         if with_memory:

@@ -82,10 +82,13 @@ def certify_latency(
                 memory=True,
             )
         except CandidateError as error:
-            rest = [c for c in kept if c.path.name not in error.where]
             if error.code == "TIMEOUT":  # whoever was measured when the time was over is named: it may be any of them
                 rest = [c for c in kept[: len(kept) // 2] if c is kept[0] or c.path.name not in error.where]
-            if len(rest) == len(kept) or not rest or rest[0] is not kept[0]:
+            elif baseline.name in error.where:
+                break
+            else:
+                rest = [c for c in kept if c.path.name not in error.where]
+            if len(rest) == len(kept):
                 break
             kept = rest
             continue

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 
 from modeltailor.errors import CandidateError
 from modeltailor.search.auditing import audit_file
 from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
+from modeltailor.search.devices import trial_on
 from modeltailor.search.executor import accuracy_record, interval_record
 from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
 from modeltailor.search.local_executor import LocalExecutor
-from modeltailor.search.records import AuditRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
+from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, Evidence, LocalDevice
 
 __all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
@@ -104,7 +104,7 @@ def certify_finalists(
     measured = certify_latency(
         executor.device,
         executor.baseline,
-        _contenders(executor, kept, lambda t: t.latency_ms),
+        _contenders(executor, kept),
         executor.inputs(),
         seconds=share,
         say=say,
@@ -112,7 +112,7 @@ def certify_finalists(
     kept = [t for t in kept if t.key in measured]
     places = executor.elsewhere.certify(
         executor.baseline,
-        {n: _contenders(executor, kept, partial(_latency_there, n)) for n in executor.elsewhere.names},
+        {n: _contenders(executor, kept, n) for n in executor.elsewhere.names},
         executor.inputs(),
         seconds=seconds - share,
         say=say,
@@ -133,19 +133,15 @@ def certify_finalists(
     )
 
 
-def _latency_there(name: str, trial: TrialRecord) -> IntervalRecord | None:
-    place = trial.elsewhere.get(name)
-    return place.latency_ms if place else None
-
-
-def _contenders(
-    executor: LocalExecutor, trials: Sequence[TrialRecord], latency_of: Callable[[TrialRecord], IntervalRecord | None]
-) -> list[Contender]:
-    found = ((t, latency_of(t)) for t in trials)
-    return [
-        Contender(key=t.key, path=executor.folder.artifact(t.sha256), latency_ms=ms.value if ms else None)
-        for t, ms in found
-    ]
+def _contenders(executor: LocalExecutor, trials: Sequence[TrialRecord], further: str | None = None) -> list[Contender]:
+    """The trials as the first device saw them, or a further one."""
+    found = []
+    for trial in trials:
+        seen = trial if further is None else trial_on(trial, further)
+        latency = seen.latency_ms if seen else None
+        path = executor.folder.artifact(trial.sha256)
+        found.append(Contender(key=trial.key, path=path, latency_ms=latency.value if latency else None))
+    return found
 
 
 def _audits(

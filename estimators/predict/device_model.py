@@ -66,11 +66,10 @@ _RESIDUALS = tuple(
     for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.1, 0.3))
 )
 _LEAST_NOISE, _USUAL_NOISE = 0.01, 0.02
-_TRACED_NOISE, _TRACED_MS = 0.1, 0.002  # of one kernel in a trace: of its log time, and what the profiler may be off by
-_TRACE_SPREAD, _KNOWN_SPREAD = (
-    0.2,
-    0.05,
-)  # of all kernels of a trace: the profiler takes time; less where it is known how much
+_TRACED_NOISE = 0.1  # of one kernel's log time in a trace
+_PROFILER_MS = 0.002  # by which the profiler may be off at each kernel
+_TRACE_SPREAD = 0.2  # of the log of all kernels of a trace: the profiler takes time itself
+_KNOWN_SPREAD = 0.05  # the same where they add up to a measured latency
 _ROUNDS = 40
 
 
@@ -349,7 +348,7 @@ class _Seen:
         if points:
             together = points.trace[:, None] == points.trace[None, :]
             common = np.where(points.adds_up, _KNOWN_SPREAD, _TRACE_SPREAD) ** 2
-            own = _TRACED_NOISE**2 / points.repeats + np.square(_TRACED_MS / np.exp(points.log_ms))
+            own = _TRACED_NOISE**2 / points.repeats + np.square(_PROFILER_MS / np.exp(points.log_ms))
             spread[k:, k:] = common[:, None] * together + np.diag(own)
         is_network = np.ones(len(owners), dtype=np.bool_)
         is_network[k:n] = False

@@ -24,7 +24,7 @@ from modeltailor.estimators.predict import (
 from modeltailor.estimators.predict.kernel_kinds import KernelKinds
 from modeltailor.estimators.predict.mixture import Mixture
 from modeltailor.estimators.predict.priors import figures_of, guessed
-from modeltailor.estimators.predict.traces import Trace, TracedKernel
+from modeltailor.estimators.predict.traces import Trace, TracedKernel, points_of
 from modeltailor.estimators.predict.work import KernelWork
 from modeltailor.targets import list_profiles
 from modeltailor.targets.profile import Figure, Profile
@@ -143,6 +143,55 @@ def test_the_time_of_the_profiler_itself_is_taken_out_where_the_model_was_measur
     assert [k.ms for k in calm.kernels] == pytest.approx([0.0982, 0.0082, 0.0005])  # never less than a quarter
     assert [k.name for k in calm.kernels] == ["a", "b", "c"]
     assert trace.without_profiler(0.2) is trace  # the profiler adds time, it takes none away
+
+
+def test_a_machine_that_was_slow_while_it_profiled_is_no_constant_of_every_kernel() -> None:
+    true = {"a": 0.100, "b": 0.020, "c": 0.004}
+    kernels = tuple(TracedKernel(name=n, operator="Conv", provider="x", ms=2 * ms) for n, ms in true.items())
+    calm = Trace(model=Path("m.onnx"), kernels=kernels).without_profiler(sum(true.values()))
+    assert calm.adds_up
+    assert sum(k.ms for k in calm.kernels) == pytest.approx(sum(true.values()), rel=0.02)
+    assert calm.kernels[0].ms == pytest.approx(true["a"], rel=0.1)
+    assert calm.kernels[1].ms == pytest.approx(true["b"], rel=0.2)
+
+
+def test_small_kernels_are_known_to_microseconds_not_to_a_tenth() -> None:
+    """Two profiles that differ by five microseconds at every small kernel say the same of the large ones."""
+
+    def network(products: int, gemms: int, small: int = 40) -> GraphWork:
+        counts = (
+            ("MatMul", "matmul", 10_000_000, products),
+            ("Gemm", "matmul", 3_000_000, gemms),
+            ("Add", "move", 0, small),
+        )
+        return GraphWork(
+            kernels=tuple(
+                KernelWork(
+                    name=f"{operator}{i}", operator=operator, operator_class=kind, number_format="fp32", macs=macs,
+                    padded_macs=macs, read_bytes=4096, written_bytes=4096,
+                )
+                for operator, kind, macs, n in counts
+                for i in range(n)
+            )
+        )  # fmt: skip
+
+    def log_ms(networks: Sequence[GraphWork]) -> NDArray[np.float64]:
+        ms_of = {"MatMul": 0.4, "Gemm": 0.24, "Add": 0.003}
+        return np.log([sum(ms_of[k.operator] for k in n.kernels) for n in networks])
+
+    measured, wanted = [network(10, 0), network(0, 10)], [network(20, 1), network(1, 20), network(10, 10)]
+    traces = []
+    for work, small_ms in zip(measured, (0.001, 0.006), strict=True):
+        ms = {"MatMul": 0.4, "Gemm": 0.24, "Add": small_ms}
+        timed = tuple(
+            TracedKernel(name=k.name, operator=k.operator, provider="x", ms=ms[k.operator]) for k in work.kernels
+        )
+        traces.append((Trace(model=Path("m.onnx"), kernels=timed, adds_up=True), work))
+    constants = constants_of(list_profiles()[0])
+    assert constants is not None
+    model, noise = DeviceModel(constants=constants), np.full(2, 0.01)
+    found = model.posterior(measured, log_ms(measured), noise, wanted, points_of(traces)).each()
+    assert np.abs(found.median() - log_ms(wanted)).max() < 0.03
 
 
 @pytest.mark.parametrize("slower", [1.0, 3.0, 6.0])

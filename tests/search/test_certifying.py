@@ -72,3 +72,15 @@ def test_one_that_crashes_costs_the_others_nothing(tmp_path: Path) -> None:
     device = Slow(latency=lambda _: 1.0)
     device.broken = "03"
     assert measured(device, tmp_path, finalists, seconds=1e3) == {t.key for t in finalists if t.key != "03"}
+
+
+def test_only_the_original_costs_all_of_them_their_figures(tmp_path: Path) -> None:
+    original, *others = [contender(i, 1.0) for i in range(4)]
+    for c in (original, *others):
+        (tmp_path / c.path).write_bytes(b"x" * 100)
+    there = [Contender(key=c.key, path=tmp_path / c.path, latency_ms=1.0) for c in others]
+    device = Slow(latency=lambda _: 1.0)
+    device.broken = "01"  # the first to be certified, where the original could not be scored
+    assert set(certify_latency(device, tmp_path / original.path, there, {}, seconds=1e3)) == {"02", "03"}
+    device.broken = "00"
+    assert certify_latency(device, tmp_path / original.path, there, {}, seconds=1e3) == {}
