@@ -47,7 +47,7 @@ class Accuracy:
     n_samples: int
 
 
-def run_split(model: Path, split: Split, options: RuntimeOptions, *, batch_size: int = 64) -> dict[str, Array]:
+def run_split(model: Path | bytes, split: Split, options: RuntimeOptions, *, batch_size: int = 64) -> dict[str, Array]:
     """Run a built file over a split.
 
     Returns:
@@ -65,7 +65,8 @@ def run_split(model: Path, split: Split, options: RuntimeOptions, *, batch_size:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CandidateError("NONFINITE", name, "this output holds NaN or infinity", "")
     if len(split) > 1 and all(_constant(a) for a in outputs.values()):
-        raise CandidateError("PARITY", model.name, "every sample gives the same output, so a score would be luck", "")
+        where = "model" if isinstance(model, bytes) else model.name
+        raise CandidateError("PARITY", where, "every sample gives the same output, so a score would be luck", "")
     return outputs
 
 

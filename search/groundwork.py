@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from modeltailor.canonical import plain
 from modeltailor.compress import Format, Recipe, Settings, Site
-from modeltailor.errors import CandidateError
+from modeltailor.errors import CandidateError, DataError
+from modeltailor.estimators.sensitivity import signed_effects
 from modeltailor.search.course import Course
 from modeltailor.search.fleet import choose_on_all, elsewhere_limit
 from modeltailor.search.options import FormatChoice
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Groundwork", "is_affordable", "lay_groundwork"]
 
 _COSTS_SHARE = 0.12
+_DROPS_SHARE = 0.06
 _TUNING_SHARE = 0.05
 _TRIAL_S = 6.0
 """Seconds of a trial without training, to weigh it against training; not the clock's, so that proposals repeat."""
@@ -69,10 +71,11 @@ def lay_groundwork(
     uniform = next((t for t in baselines if t.label == choice.uniform), None)
     course.say("finding out what each format costs at each site")
     costs = _site_costs(course, choice, space)
+    effects = _effects(course, choice, space, costs)
     shares = _time_shares(course, [fp32, *([uniform] if uniform else [])])
     table = build_costs(
         space, sites, costs, fp32, uniform, arms,
-        shares=shares, conversion_us=probed.conversion_us, worthless_loss=course.worthless_loss(fp32),
+        effects=effects, shares=shares, conversion_us=probed.conversion_us, worthless_loss=course.worthless_loss(fp32),
     )  # fmt: skip
     by_label = {a.label: a for a in arms}
     course.study.sampler = _sampler(course, space, table, by_label, fp32)
@@ -172,6 +175,26 @@ def _site_costs(course: Course, choice: FormatChoice, space: SearchSpace) -> dic
         "sensitivities", [[s, f, float(f"{loss:.4g}")] for s, f, _, loss, known in rows if known and f != "fp32"]
     )
     return {(site, name): (stored, loss) for site, name, stored, loss, _ in rows}
+
+
+def _effects(
+    course: Course, choice: FormatChoice, space: SearchSpace, costs: Mapping[tuple[str, str], tuple[int, float]]
+) -> dict[tuple[str, str], float]:
+    """What coarse formats do to the metric itself beyond how far they move the outputs; measured once a run."""
+    kept = course.ledger.attribute("drops")
+    if kept is None:
+        kept = []
+        if costs:
+            limit = _DROPS_SHARE * course.plan.time_s
+            formats = tuple(sorted({f for d in space.decisions for f in d.options}))
+            try:
+                kept = course.timed("sensitivity", lambda: course.executor.site_drops(choice.settings, formats, limit))
+            except (CandidateError, DataError) as error:  # the search can do without
+                course.folder.event("no-drops", error=error.line())
+        kept = [list(row) for row in kept]
+        course.ledger.keep("drops", kept)
+    drops = {(site, name): drop for site, name, drop in kept}
+    return signed_effects(drops, {key: loss for key, (_, loss) in costs.items()})
 
 
 def _sampler(

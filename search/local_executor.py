@@ -139,6 +139,19 @@ class LocalExecutor:
             ),
         )  # fmt: skip
 
+    def site_drops(
+        self, settings: Settings, formats: tuple[str, ...], limit_s: float
+    ) -> tuple[tuple[str, str, float], ...]:
+        """What the metric loses with one site of the original alone changed, by site and format; empty without time."""
+        assert self.facts is not None
+        return cast(
+            "tuple[tuple[str, str, float], ...]",
+            self._build(
+                "site_drops", limit_s + self.plan.trial_timeout_s, network=stages.ORIGINAL, settings=settings,
+                formats=formats, limit_s=limit_s, fixed_batch=self.facts.fixed_batch,
+            ),
+        )  # fmt: skip
+
     def _build(self, name: str, timeout_s: float, **arguments: object) -> object:
         return self._builder.call(
             f"modeltailor.search.stages:{name}",

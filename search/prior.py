@@ -54,6 +54,7 @@ def build_costs(
     uniform: TrialRecord | None,
     arms: Sequence[Arm],
     *,
+    effects: Mapping[tuple[str, str], float] | None = None,
     shares: Mapping[str, Mapping[str, float]] | None = None,
     conversion_us: float = 0.0,
     worthless_loss: float = DEFAULT_LOSS,
@@ -67,6 +68,7 @@ def build_costs(
         fp32: the measured original.
         uniform: the measured best uniform baseline, if one pays.
         arms: structures of the space.
+        effects: what the metric loses beside the sensitivity, negative where it gains, by site and format.
         shares: share of the time by site, by recipe key, of those two; without it time is shared out by work.
         conversion_us: microseconds of a border between float and integers for 1,000 values.
         worthless_loss: loss of the metric from which on a model is worth nothing.
@@ -88,6 +90,7 @@ def build_costs(
             options.append(
                 OptionCost(
                     loss=loss,
+                    drop=(effects or {}).get((decision.name, name), 0.0),
                     latency_ms=(in_float if is_float else in_int8)[decision.name],
                     size_bytes=float(stored),
                     memory_bytes=float(site.weight_elements * (4 if is_float else 1)),

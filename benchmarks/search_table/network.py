@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from modeltailor.compress import Format
 from modeltailor.compress.formats import Composer
 from modeltailor.compress.pack import unpack_model
-from modeltailor.estimators.sensitivity import sensitivities
+from modeltailor.estimators.sensitivity import metric_drops, sensitivities, signed_effects
 from modeltailor.search.sampler import CostTable, Decision, OptionCost, SearchSpace, SiteCosts
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
@@ -28,8 +28,9 @@ from search_table.studies import Values
 
 __all__ = ["Network", "Part", "Scorer"]
 
-Part = Literal["seen", "fresh"]
-"""Samples that a search decides on, and others that it never sees."""
+Part = Literal["few", "seen", "fresh"]
+"""Samples that single sites are judged on, those that a search decides on, the first of which they are, and others that
+it never sees."""
 
 Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
 
@@ -86,6 +87,8 @@ class Network:
         """Latency over the original's, by executed kernels."""
         self.fresh_loss: dict[str, float] = {}
         """Loss on the ``fresh`` samples, by recipe."""
+        self.drops: dict[tuple[str, str], float] = {}
+        """Loss on the ``few`` samples with one site alone changed, by site and format."""
         self._quiet_ns = math.inf  # of the original's quickest block
         self.told_s: float | None = None
         """Seconds that :meth:`told` took when nothing was known."""
@@ -212,8 +215,10 @@ class Network:
         """What a run knows before searching: sensitivities, stored bytes, and time shared out by work."""
         started = time.perf_counter()
         options = self._options()
+        names = tuple(sorted({f for o in options.values() for f in o}))
         with self._beside_others():
-            loss = sensitivities(self.composer, formats=tuple(sorted({f for o in options.values() for f in o})))
+            loss = sensitivities(self.composer, formats=names)
+            effects = signed_effects(self._drops(names), loss)
         whole = len(self.origin)
         fast = self.evaluate({s: o[1] for s, o in options.items()})[1]
         macs = sum(s.macs for s in self.composer.sites) or 1
@@ -227,6 +232,7 @@ class Network:
             costs = [
                 OptionCost(
                     loss=loss.get((site.name, name), 0.0),
+                    drop=effects.get((site.name, name), 0.0),
                     latency_ms=site.macs / macs * (fast if _domain(name) == "int8" else 1.0),
                     size_bytes=stored[site.name, name],
                     domain=_domain(name),
@@ -237,6 +243,12 @@ class Network:
         weights = sum(stored[s.name, "fp32"] for s in self.composer.sites)
         self._keep({"told_s": time.perf_counter() - started})
         return CostTable(sites=tuple(sites), fixed_size_bytes=max(0.0, 1.0 - weights))
+
+    def _drops(self, formats: tuple[str, ...]) -> dict[tuple[str, str], float]:
+        if not self.drops:
+            found = metric_drops(self.composer, lambda m: -self.score(self._session(m), "few"), formats=formats)
+            self._keep({"drops": [[*key, drop] for key, drop in found.items()]})
+        return self.drops
 
     # --- the table ----------------------------------------------------------------------------------------------------
 
@@ -264,6 +276,8 @@ class Network:
     def _take(self, row: Mapping[str, Any]) -> None:
         if "fresh" in row:
             self.fresh_loss.setdefault(row["key"], row["fresh"])
+        elif "drops" in row:
+            self.drops = self.drops or {(site, name): drop for site, name, drop in row["drops"]}
         elif "told_s" in row:
             self.told_s = self.told_s or row["told_s"]
         elif "ratio" in row:

@@ -51,7 +51,7 @@ def resnet20_network(table: Path | None, *, quick: bool) -> Network | None:
     calibration = splits["calibration"]["x"][:512].astype(np.float32)
     x, y = splits["test"]["x"].astype(np.float32), splits["test"]["y"]
     seen = 500 if quick else len(y) // 2  # fewer, and 400 evaluations win by luck
-    parts = {"seen": slice(0, seen), "fresh": slice(seen, None)}
+    parts = {"few": slice(0, min(seen, 1000)), "seen": slice(0, seen), "fresh": slice(seen, None)}
 
     def accuracy(session: onnxruntime.InferenceSession, part: Part) -> float:
         return accuracy_of(session, x[parts[part]], y[parts[part]])
@@ -73,7 +73,7 @@ def minilm_network(table: Path | None, *, quick: bool) -> Network | None:
     lengths = np.maximum(texts.mask[:n].sum(axis=1), texts.mask[n:].sum(axis=1))
     short = texts.scored[lengths[texts.scored] <= _SENTENCE_TOKENS]
     seen = 60 if quick else 500  # fewer, and 400 evaluations win by luck
-    parts = {"seen": short[:seen], "fresh": short[seen : seen + (120 if quick else 1000)]}
+    parts = {"few": short[: seen // 2], "seen": short[:seen], "fresh": short[seen : seen + (120 if quick else 1000)]}
     calibration = {k: v[:256, :_SENTENCE_TOKENS] for k, v in texts.calibration().items()}
 
     def spearman(session: onnxruntime.InferenceSession, part: Part) -> float:

@@ -47,6 +47,8 @@ class OptionCost:
     Attributes:
         loss: loss of accuracy (0..1) or any figure proportional to it, as the output's KL divergence: the scale is
             learned.
+        drop: what the metric itself loses beside that, in its own unit; negative where it gains. Options that change the
+            outputs by much move the metric to either side, and that adds up where ``loss`` only says how far.
         latency_ms: time of the site; the unit may be any, as long as it is the study's (ms, or a ratio to fp32).
         size_bytes: stored bytes.
         memory_bytes: share of the peak memory.
@@ -54,13 +56,14 @@ class OptionCost:
     """
 
     loss: float = 0.0
+    drop: float = 0.0
     latency_ms: float = 0.0
     size_bytes: float = 0.0
     memory_bytes: float = 0.0
     domain: str = "float"
 
     def __post_init__(self) -> None:
-        for name in ("loss", "latency_ms", "size_bytes", "memory_bytes"):
+        for name in ("loss", "drop", "latency_ms", "size_bytes", "memory_bytes"):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError("CFG-08", f"cost.{name}", f"must be finite; got {getattr(self, name)}")
 
@@ -151,7 +154,7 @@ class CostTable:
         """
         by_site = {c.site: c.options for c in self.sites}
         n, k = space.n_sites, max(space.n_options, default=1)
-        base = np.zeros((len(OBJECTIVES), n, k))
+        base, drop = np.zeros((len(OBJECTIVES), n, k)), np.zeros((n, k))
         domain = np.zeros((n, k), dtype=np.int64)
         names = sorted({o.domain for c in self.sites for o in c.options})
         for i, d in enumerate(space.decisions):
@@ -160,6 +163,7 @@ class CostTable:
                 raise ConfigError("CFG-08", d.name, f"the cost table must price {len(d.options)} options here")
             for j, o in enumerate(options):
                 base[:, i, j] = (o.loss, o.latency_ms, o.size_bytes, o.memory_bytes)
+                drop[i, j] = o.drop
                 domain[i, j] = names.index(o.domain)
         if not base[0].any():
             base[0] = _guessed_losses(base[2])
@@ -186,6 +190,7 @@ class CostTable:
             loss_std[index], train_s[index] = s.loss_std, s.train_s
         return CostArrays(
             base=base,
+            drop=drop,
             allowed=np.arange(k)[None, :] < np.array(space.n_options)[:, None],
             scale=scale,
             fixed=fixed,
@@ -217,6 +222,7 @@ class CostArrays:
 
     Attributes:
         base: cost of an option in the original network, ``(4, S, K)``.
+        drop: what the metric loses beside, or gains, ``(S, K)``.
         allowed: which options exist, ``(S, K)``.
         scale: factor of a structure on a site's costs, ``(T, 4, S)``; 0 where the site is absent.
         fixed: costs outside the sites, ``(T, 4)``.
@@ -229,6 +235,7 @@ class CostArrays:
     """
 
     base: Floats
+    drop: Floats
     allowed: NDArray[np.bool_]
     scale: Floats
     fixed: Floats

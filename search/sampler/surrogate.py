@@ -2,15 +2,21 @@
 
 A value is modelled as the prior's sum times a learned factor, plus deviations that are shared by all sites (of the
 whole sum, of each option by name, of each structure), plus deviations of each (site, option), plus interactions of
-neighbours, plus noise. Deviations are relative: an option that is believed to cost much may be wrong by much. How wrong
-the prior is, is read off the trials by maximising the marginal likelihood (Rasmussen and Williams, "Gaussian
+neighbours, plus noise. Deviations are relative: an option that is believed to cost much may be wrong by much.
+
+A loss of accuracy has a part of either sign beside that. Rounding moves the outputs by some distance; the output's
+divergence, which the prior counts, grows with its square and is never negative, while the metric also changes in
+proportion to it, up or down. Each (site, option) has such an effect, of a size in proportion to the root of its
+divergence, around what was measured of the metric itself if anything was.
+
+How wrong the prior is, is read off the trials by maximising the marginal likelihood (Rasmussen and Williams, "Gaussian
 Processes for Machine Learning", 2006, chapters 2 and 5). All algebra happens in the space of the trials (the kernel
 form), so that a thousand sites cost little more than ten.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +47,8 @@ class Trust:
         interaction: expected strength of neighbours' interactions relative to their own costs.
         noise: expected noise of a measurement, relative to the objective's unit.
         relative_noise: error of the additive form itself, relative to the value.
+        swing: standard deviation of what all sites' effects of either sign add up to, relative to the objective's unit.
+        drop: expected relative error of the measured drops as a whole.
     """
 
     factor_log_std: float
@@ -49,6 +57,8 @@ class Trust:
     interaction: float
     noise: float
     relative_noise: float
+    swing: float = 0.0
+    drop: float = 0.0
 
     @staticmethod
     def default(objective: Objective) -> Trust:
@@ -56,8 +66,9 @@ class Trust:
         match objective:
             case "accuracy":
                 return Trust(
-                    factor_log_std=1.0, deviation=0.4, shared=0.5, interaction=0.3, noise=0.01, relative_noise=0.1
-                )
+                    factor_log_std=1.0, deviation=0.4, shared=0.5, interaction=0.3, noise=0.01, relative_noise=0.1,
+                    swing=0.06, drop=0.4,
+                )  # fmt: skip
             case "elsewhere":  # other devices are only roughly like the first one
                 return Trust(
                     factor_log_std=0.4, deviation=0.3, shared=0.3, interaction=0.03, noise=0.01, relative_noise=0.0
@@ -81,6 +92,7 @@ _FACTORS = np.array(
 )
 _DEVIATIONS = np.array([0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.0])  # as multiples of the trusted values
 _NOISES = np.array([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
+_SWINGS = np.array([0.03, 0.1, 0.3, 1.0, 3.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -162,6 +174,13 @@ class AdditiveModel:
         out: Floats = np.where(self.arrays.allowed, base + floor, 0.0)
         return out
 
+    def _swing_scale(self) -> Floats:
+        """Size of each option's effect of either sign, if those of all sites at a typical option add up to 1, ``(S, K)``."""
+        base = np.abs(self.arrays.base[row_of(self.objective)]) * self.arrays.allowed
+        used = base.sum(axis=1) / np.maximum((base > 0).sum(axis=1), 1)
+        out: Floats = np.sqrt(base / max(float(used.sum()), 1e-300))
+        return out
+
     def _columns(self) -> Indices:
         """Which options of a site share their error, ``(S, K)``: those told to cost the same in the same domain.
 
@@ -211,17 +230,25 @@ class AdditiveModel:
         total = own.sum(axis=1)
         site = np.zeros((n, s * k))
         site[np.arange(n)[:, None], sites * k + self._columns()[sites, choices]] = deviation
+        drop, swing = np.zeros(n), np.zeros((n, 0))
+        if self.trust.swing:
+            drop = (self.arrays.drop[sites, choices] * scale).sum(axis=1)
+            swing = np.zeros((n, s * k))
+            at = sites * k + self._columns()[sites, choices]
+            swing[np.arange(n)[:, None], at] = self._swing_scale()[sites, choices] * np.sqrt(scale)
         columns = (e * (k * k))[None, :] + a * k + b
         return Features(
             structures=structures,
             fixed=self.arrays.fixed[structures, row_of(self.objective)],
             total=total + crossing,
+            drop=drop,
             shared=np.column_stack([
                 total, by_name, which * total[:, None], crossing, pair.sum(axis=1), (crossed * pair).sum(axis=1),
             ]),
             constants=np.column_stack([np.ones(n), which]),
             own=own,
             site=site,
+            swing=swing,
             pair=csr_array((pair.ravel(), columns.ravel(), np.arange(n + 1) * len(e)), shape=(n, len(e) * k * k)),
         )  # fmt: skip
 
@@ -268,57 +295,68 @@ class AdditiveModel:
         """Return what is believed after trials ``(n,)``, ``(n, S)`` gave ``values`` ``(n,)``; ``n`` may be 0."""
         features = self.features(structures, choices)
         y = self.straighten(values)
-        factor, deviation, noise = self._hyperparameters(features, y) if len(y) else (1.0, 1.0, 1.0)
-        gram = _gram(self, features, features, factor, deviation)
-        variance = self._noise(features, y, factor, noise)
-        residual = y - features.fixed - factor * features.total
+        scales = self._hyperparameters(features, y) if len(y) else Scales()
+        gram = _gram(self, features, features, scales)
+        variance = self._noise(features, y, scales)
+        residual = y - features.mean(scales.factor)
         cholesky = cho_factor(gram + np.diag(variance), lower=True)[0] if len(y) else np.zeros((0, 0))
         return Belief(
-            model=self, features=features, residual=residual, cholesky=cholesky, variance=variance, factor=factor,
-            deviation=deviation,
-        )  # fmt: skip
+            model=self, features=features, residual=residual, cholesky=cholesky, variance=variance, scales=scales
+        )
 
-    def _noise(self, features: Features, y: Floats, factor: float, noise: float) -> Floats:
+    def _noise(self, features: Features, y: Floats, scales: Scales) -> Floats:
         """Noise variance of each trial; in a saturated loss nothing can be read."""
         relative = self.trust.relative_noise
-        size = np.maximum(np.abs(y), 0.5 * np.abs(features.fixed + factor * features.total)) if relative else 0.0
-        variance = (noise * self.trust.noise * self.unit) ** 2 + (noise * relative * size) ** 2
+        size = np.maximum(np.abs(y), 0.5 * np.abs(features.mean(scales.factor))) if relative else 0.0
+        variance = (scales.noise * self.trust.noise * self.unit) ** 2 + (scales.noise * relative * size) ** 2
         if self.ceiling is not None:
             variance = variance + (0.5 * y * np.clip(y / self.ceiling, 0.0, None)) ** 2
         return np.broadcast_to(np.asarray(variance, dtype=np.float64), y.shape).copy()
 
-    def _hyperparameters(self, features: Features, y: Floats) -> tuple[float, float, float]:
-        """Factor, deviation and noise (as multiples of the trusted ones) of greatest posterior density, by turns."""
+    def _hyperparameters(self, features: Features, y: Floats) -> Scales:
+        """The scales of greatest posterior density, found by turns."""
         if len(y) > _EVIDENCE_ROWS:
             rows = np.linspace(0, len(y) - 1, _EVIDENCE_ROWS).astype(np.int64)
             features, y = features.take(rows), y[rows]
         parts = _gram_parts(self, features, features)
-        best = np.array([1.0, 1.0, 1.0])
+        best = Scales()
 
-        def score(factor: float, deviation: float, noise: float) -> float:
-            gram = parts[0] + factor**2 * (parts[1] + deviation**2 * parts[2])
-            covariance = gram + np.diag(self._noise(features, y, factor, noise))
-            residual = y - features.fixed - factor * features.total
+        def score(scales: Scales) -> float:
+            covariance = _weighted(parts, scales) + np.diag(self._noise(features, y, scales))
             try:
                 cholesky = np.linalg.cholesky(covariance)
             except np.linalg.LinAlgError:
                 return -np.inf
-            fit = np.linalg.solve(cholesky, residual)
-            prior = (
-                (np.log(factor) / self.trust.factor_log_std) ** 2
-                + np.log(deviation) ** 2 / 2.0
-                + np.log(noise) ** 2 / 2.0
-            )
+            fit = np.linalg.solve(cholesky, y - features.mean(scales.factor))
+            prior = (np.log(scales.factor) / self.trust.factor_log_std) ** 2
+            prior += (np.log([scales.deviation, scales.noise, scales.swing]) ** 2).sum() / 2.0
             return float(-0.5 * (fit @ fit) - np.log(np.diag(cholesky)).sum() - 0.5 * prior)
 
+        grids = {"factor": _FACTORS, "deviation": _DEVIATIONS, "noise": _NOISES}
+        if self.trust.swing:
+            grids["swing"] = _SWINGS
         for _ in range(2):
-            for axis, grid in enumerate((_FACTORS, _DEVIATIONS, _NOISES)):
-                trials = [best.copy() for _ in grid]
-                for trial, value in zip(trials, grid, strict=True):
-                    trial[axis] = value
-                scores = [score(*trial.tolist()) for trial in trials]
-                best = trials[int(np.argmax(np.round(scores, 9)))]
-        return float(best[0]), float(best[1]), float(best[2])
+            for name, grid in grids.items():
+                trials = [replace(best, **{name: float(value)}) for value in grid]
+                best = trials[int(np.argmax(np.round([score(t) for t in trials], 9)))]
+        return best
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """What the trials say of the prior as a whole.
+
+    Attributes:
+        factor: between prior and reality.
+        deviation: of single options, as a multiple of the trusted one.
+        noise: as a multiple of the trusted one.
+        swing: of the effects of either sign, as a multiple of the trusted one.
+    """
+
+    factor: float = 1.0
+    deviation: float = 1.0
+    noise: float = 1.0
+    swing: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -329,43 +367,61 @@ class Features:
         structures: ``(n,)``.
         fixed: expected value outside the sites, ``(n,)``.
         total: expected value of the sites and crossings at factor 1, ``(n,)``.
+        drop: expected sum of the effects of either sign, ``(n,)``.
         shared: what all sites share, ``(n, G)``.
         constants: one, and one a structure, ``(n, 1 + T)``.
         own: expected cost of the choice at each site, ``(n, S)``.
         site: one-hot choices times their deviation scale, ``(n, S * K)``.
+        swing: one-hot choices times the size of their effect of either sign, ``(n, S * K)``; no columns without such.
         pair: one-hot pairs of choices times their scale, ``(n, E * K * K)``.
     """
 
     structures: Indices
     fixed: Floats
     total: Floats
+    drop: Floats
     shared: Floats
     constants: Floats
     own: Floats
     site: Floats
+    swing: Floats
     pair: csr_array
+
+    def mean(self, factor: float) -> Floats:
+        """What the prior expects of the recipes, ``(n,)``, on the straight scale."""
+        out: Floats = self.fixed + factor * self.total + self.drop
+        return out
 
     def take(self, rows: Indices) -> Features:
         """The features of some of the recipes."""
         return Features(
-            structures=self.structures[rows], fixed=self.fixed[rows], total=self.total[rows], shared=self.shared[rows],
-            constants=self.constants[rows], own=self.own[rows], site=self.site[rows], pair=self.pair[rows],
+            structures=self.structures[rows], fixed=self.fixed[rows], total=self.total[rows], drop=self.drop[rows],
+            shared=self.shared[rows], constants=self.constants[rows], own=self.own[rows], site=self.site[rows],
+            swing=self.swing[rows], pair=self.pair[rows],
         )  # fmt: skip
 
 
-def _gram_parts(model: AdditiveModel, left: Features, right: Features) -> tuple[Floats, Floats, Floats]:
-    """Covariance of two sets of recipes: constants, what is shared, and deviations of sites and pairs."""
+_Parts = tuple[Floats, Floats, Floats, Floats]
+
+
+def _gram_parts(model: AdditiveModel, left: Features, right: Features) -> _Parts:
+    """Covariance of two sets of recipes: constants, what is shared, deviations of sites and pairs, effects of either sign."""
     constants = (left.constants * model._constant_std() ** 2) @ right.constants.T
+    constants = constants + model.trust.drop**2 * np.outer(left.drop, right.drop)
     shared = (left.shared * model._shared_std() ** 2) @ right.shared.T
     deviation = model.trust.deviation**2 * (left.site @ right.site.T + left.own @ right.own.T)
     if model.trust.interaction:
         deviation = deviation + model.trust.interaction**2 * (left.pair @ right.pair.T).toarray()
-    return constants, shared, deviation
+    return constants, shared, deviation, (model.trust.swing * model.unit) ** 2 * (left.swing @ right.swing.T)
 
 
-def _gram(model: AdditiveModel, left: Features, right: Features, factor: float, deviation: float) -> Floats:
-    constants, shared, own = _gram_parts(model, left, right)
-    return constants + factor**2 * (shared + deviation**2 * own)
+def _weighted(parts: _Parts, scales: Scales) -> Floats:
+    constants, shared, deviation, swing = parts
+    return constants + scales.factor**2 * (shared + scales.deviation**2 * deviation) + scales.swing**2 * swing
+
+
+def _gram(model: AdditiveModel, left: Features, right: Features, scales: Scales) -> Floats:
+    return _weighted(_gram_parts(model, left, right), scales)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -378,8 +434,7 @@ class Belief:
         residual: what the prior did not explain, ``(n,)``, on the straight scale.
         cholesky: lower factor of the trials' covariance, ``(n, n)``.
         variance: noise variance of each trial, ``(n,)``.
-        factor: learned factor between prior and reality.
-        deviation: learned multiple of the trusted deviation.
+        scales: what they say of the prior as a whole.
     """
 
     model: AdditiveModel
@@ -387,22 +442,25 @@ class Belief:
     residual: Floats
     cholesky: Floats
     variance: Floats
-    factor: float
-    deviation: float
+    scales: Scales
 
     def draw(self, structure: int, rng: np.random.Generator | None = None) -> Draw:
         """Return the expected costs of a structure, or with ``rng`` a sample of what they may be (Matheron's rule).
 
-        Costs are kept from turning a price into a gift: no option costs less than a tenth of its expectation.
+        Costs are kept from turning a price into a gift: but for effects of either sign, no option costs less than a tenth
+        of its expectation.
         """
         model, f = self.model, self.features
         s, k = model.groups.shape
-        shared_std, constant_std = self.factor * model._shared_std(), model._constant_std()
-        site_std = self.factor * self.deviation * model.trust.deviation
-        pair_std = self.factor * self.deviation * model.trust.interaction
+        scales = self.scales
+        shared_std, constant_std = scales.factor * model._shared_std(), model._constant_std()
+        site_std = scales.factor * scales.deviation * model.trust.deviation
+        pair_std = scales.factor * scales.deviation * model.trust.interaction
+        swing_std = scales.swing * model.trust.swing * model.unit
         shared, constants = np.zeros(len(shared_std)), np.zeros(len(constant_std))
         slope: Floats = np.zeros(s)
         site, pair = np.zeros(s * k), np.zeros(len(model.edges) * k * k)
+        swing, drop = np.zeros(f.swing.shape[1]), 0.0
         residual = self.residual
         if rng is not None:
             shared = shared_std * rng.standard_normal(len(shared))
@@ -410,9 +468,11 @@ class Belief:
             slope = site_std * rng.standard_normal(len(slope))
             site = site_std * rng.standard_normal(len(site))
             pair = pair_std * rng.standard_normal(len(pair))
+            swing = swing_std * rng.standard_normal(len(swing))
+            drop = model.trust.drop * rng.standard_normal()
             noise = np.sqrt(self.variance) * rng.standard_normal(len(self.variance))
             residual = residual - noise - (f.shared @ shared + f.constants @ constants + f.pair @ pair)
-            residual = residual - (f.own @ slope + f.site @ site)
+            residual = residual - (f.own @ slope + f.site @ site + f.swing @ swing + f.drop * drop)
         if len(residual):
             v = cho_solve((self.cholesky, True), residual)
             shared = shared + shared_std**2 * (f.shared.T @ v)
@@ -420,7 +480,21 @@ class Belief:
             slope = slope + site_std**2 * (f.own.T @ v)
             site = site + site_std**2 * (f.site.T @ v)
             pair = pair + pair_std**2 * (f.pair.T @ v)
-        return self._assemble(structure, shared, constants, slope, site, pair)
+            swing = swing + swing_std**2 * (f.swing.T @ v)
+            drop = drop + model.trust.drop**2 * float(f.drop @ v)
+        found = self._assemble(structure, shared, constants, slope, site, pair)
+        return replace(found, own=found.own + self._signed(structure, swing, drop))
+
+    def _signed(self, t: int, swing: Floats, drop: float) -> Floats:
+        """Effects of either sign in a structure, ``(S, K)``."""
+        model = self.model
+        s, k = model.groups.shape
+        if not len(swing):
+            return np.zeros((s, k))
+        scale = model._site_scale(np.array([t]))[0][:, None]
+        of_option = np.take_along_axis(swing.reshape(s, k), model._columns(), axis=1)
+        out: Floats = (1.0 + drop) * model.arrays.drop * scale + of_option * model._swing_scale() * np.sqrt(scale)
+        return out
 
     def _assemble(self, t: int, shared: Floats, constants: Floats, slope: Floats, site: Floats, pair: Floats) -> Draw:
         model = self.model
@@ -431,28 +505,31 @@ class Belief:
         crossing, interaction, across = shared[1 + n_groups + n_structures :]
         scale = model._site_scale(np.array([t]))[0]
         base = model.arrays.of(model.objective, t)
-        relative = self.factor + whole + by_name[model.groups] + by_structure[t] + slope[:, None]
+        relative = self.scales.factor + whole + by_name[model.groups] + by_structure[t] + slope[:, None]
         site_of_option = np.take_along_axis(site.reshape(s, k), model._columns(), axis=1)
         own = base * relative + site_of_option * model._deviation_scale() * scale[:, None]
-        own = np.where(base > 0, np.maximum(own, 0.1 * self.factor * base), own)
+        own = np.where(base > 0, np.maximum(own, 0.1 * self.scales.factor * base), own)
         differ = model._differ()
         pair_scale = np.sqrt(scale[model.edges[:, 0]] * scale[model.edges[:, 1]])[:, None, None] * model._pair_scale()
         pairs = pair_scale * (interaction + across * differ + pair.reshape(-1, k, k))
-        pairs = pairs + differ * ((self.factor + crossing) * model.crossing[t])[:, None, None]
+        pairs = pairs + differ * ((self.scales.factor + crossing) * model.crossing[t])[:, None, None]
         fixed = model.arrays.fixed[t, row_of(model.objective)] + constants[0] + constants[1 + t]
         return Draw(own=own, pairs=pairs, fixed=float(fixed))
 
     def predict(self, structures: Indices, choices: Indices) -> tuple[Floats, Floats]:
         """Mean and standard deviation of recipes ``(q,)``, ``(q, S)``, without measurement noise; shapes ``(q,)``."""
         query = self.model.features(structures, choices)
-        mean = query.fixed + self.factor * query.total
+        scales = self.scales
+        mean = query.mean(scales.factor)
         constants, shared = self.model._constant_std(), self.model._shared_std()
         own = self.model.trust.deviation**2 * (np.square(query.site).sum(axis=1) + np.square(query.own).sum(axis=1))
         own = own + self.model.trust.interaction**2 * query.pair.multiply(query.pair).sum(axis=1)
-        variance = np.square(query.constants) @ constants**2
-        variance = variance + self.factor**2 * (np.square(query.shared) @ shared**2 + self.deviation**2 * own)
+        variance = np.square(query.constants) @ constants**2 + (self.model.trust.drop * query.drop) ** 2
+        variance = variance + scales.factor**2 * (np.square(query.shared) @ shared**2 + scales.deviation**2 * own)
+        swing = scales.swing * self.model.trust.swing * self.model.unit
+        variance = variance + swing**2 * np.square(query.swing).sum(axis=1)
         if len(self.residual):
-            cross = _gram(self.model, query, self.features, self.factor, self.deviation)
+            cross = _gram(self.model, query, self.features, scales)
             solved = cho_solve((self.cholesky, True), np.column_stack([self.residual, cross.T]))
             mean = mean + cross @ solved[:, 0]
             variance = variance - np.einsum("qn,nq->q", cross, solved[:, 1:])

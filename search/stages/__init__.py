@@ -12,6 +12,7 @@ from modeltailor.search.stages.building import (
     recipe_cost,
     recover_formats,
     site_costs,
+    site_drops,
     sites,
 )
 from modeltailor.search.stages.facts import (
@@ -48,5 +49,6 @@ __all__ = [
     "recover_formats",
     "score",
     "site_costs",
+    "site_drops",
     "sites",
 ]

@@ -11,16 +11,29 @@ import numpy as np
 
 from modeltailor.compress import Format, Settings, Structure, Training
 from modeltailor.errors import CandidateError
+from modeltailor.estimators.accuracy import run_split
 from modeltailor.search.stages.facts import ORIGINAL, BuiltModel, RealizedFacts, SiteFacts
+from modeltailor.search.stages.scoring import BATCH
 from modeltailor.search.stages.workshop import Workshop, open_workshop
-from modeltailor.workloads import WorkloadSpec
+from modeltailor.targets import RuntimeOptions
+from modeltailor.workloads import WorkloadSpec, resolve_metric
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["baselines", "compose", "realize_structure", "recipe_cost", "recover_formats", "site_costs", "sites"]
+__all__ = [
+    "baselines",
+    "compose",
+    "realize_structure",
+    "recipe_cost",
+    "recover_formats",
+    "site_costs",
+    "site_drops",
+    "sites",
+]
 
 _SENSITIVITY_SAMPLES = 128
+_LABELLED_SAMPLES = 512
 _BELOW_MEASURED = 16.0
 """What few bits ruin grows faster than rounding noise: not to be tried on a guess."""
 
@@ -236,6 +249,49 @@ def site_costs(
                 stored, is_measured = composer.stored_bytes(site, fmt, settings), (site.name, fmt.name) in measured
                 rows.append((site.name, fmt.name, stored, float(loss), is_measured))
     return tuple(rows)
+
+
+def site_drops(
+    spec: WorkloadSpec,
+    work: Path,
+    cache: Path | None,
+    network: str,
+    seed: int,
+    settings: Settings,
+    formats: tuple[str, ...],
+    limit_s: float,
+    fixed_batch: int | None,
+) -> tuple[tuple[str, str, float], ...]:
+    """Return site, format and what the metric loses with that site alone changed, on a part of the search split.
+
+    Only formats of which it tells something, and only if ``limit_s`` is likely to be enough for all sites.
+
+    Args:
+        formats: names of those that are searched.
+        limit_s: seconds.
+        fixed_batch: rows of one inference if the model fixes them.
+
+    Raises:
+        CandidateError: outputs are not finite or constant.
+        DataError: the metric failed.
+    """
+    from modeltailor.estimators.sensitivity import metric_drops
+
+    workshop = open_workshop(spec, work, cache)
+    metric = resolve_metric(spec.metric, spec.root)
+    split = workshop.splits.search
+    rows, n = metric.rows_per_sample, len(split) // metric.rows_per_sample
+    drawn = np.sort(np.random.default_rng(0).permutation(n)[:_LABELLED_SAMPLES])
+    part = split.take((drawn[:, None] * rows + np.arange(rows)).ravel())
+    sign = 1.0 if metric.minimize else -1.0
+
+    def judge(model: bytes) -> float:
+        outputs = run_split(model, part, RuntimeOptions(), batch_size=fixed_batch or BATCH)
+        return sign * metric.evaluate(outputs, np.asarray(part.targets))
+
+    composer = workshop.composer(network, seed)
+    found = metric_drops(composer, judge, settings=settings, formats=formats, limit_s=limit_s)
+    return tuple((site, name, drop) for (site, name), drop in found.items())
 
 
 def recipe_cost(

@@ -20,9 +20,10 @@ from modeltailor.workloads import Metric, MetricSpec, Split, open_split, resolve
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-__all__ = ["graph_key", "inspect", "score"]
+__all__ = ["BATCH", "graph_key", "inspect", "score"]
 
-_BATCH = 64
+BATCH = 64
+"""Rows of one inference, where a model leaves that free."""
 _SHAPE_LIKE = 64
 _FIRST_SAMPLES = 256
 """Samples of the first heat of a race; each further heat doubles them."""
@@ -92,7 +93,7 @@ def score(
     if not is_reference and kept.exists():
         with np.load(kept) as archive:
             reference = {k: archive[k] for k in archive.files}
-    batch = fixed_batch or _BATCH
+    batch = fixed_batch or BATCH
     if bar is not None and reference is not None:
         accuracy, complete = _race(model, split, metric, reference, options, batch, bar)
     else:
