@@ -178,8 +178,8 @@ def metric_drops(
 ) -> dict[tuple[str, str], float]:
     """Return what the metric loses with one site alone changed in a network of 8-bit sites; negative where it gains.
 
-    Only the formats that round most, the two of fewest bits, move a metric by more than chance; the one of most bits
-    below 8 is measured beside them, because it shows how much chance there is (see :func:`signed_effects`).
+    Only the formats that round most, those of the two fewest bits, move a metric by more than chance; those of most bits
+    below 8 are measured beside them, because they show how much chance there is (see :func:`signed_effects`).
 
     Args:
         composer: of the model.
@@ -210,14 +210,16 @@ def metric_drops(
 
 
 def _coarse_and_mild(formats: Iterable[str], base: set[str]) -> list[str]:
-    """The two integer formats of fewest bits below 8 and the one of most, if there are two at least; else none."""
-    by_bits: dict[int, str] = {}
-    for name in sorted(formats):
-        fmt = Format.parse(name)
-        if fmt.scheme in ("static", "dynamic", "weight-only") and fmt.weight_bits < 8 and name not in base:
-            by_bits.setdefault(fmt.weight_bits, name)
-    bits = sorted(by_bits)
-    return [by_bits[b] for b in dict.fromkeys([*bits[:2], bits[-1]])] if len(bits) > 1 else []
+    """The integer formats of the two fewest bits below 8 and of the most, if there are two at least; else none."""
+    bits = {
+        name: fmt.weight_bits
+        for name in sorted(formats)
+        if (fmt := Format.parse(name)).scheme in ("static", "dynamic", "weight-only")
+        and fmt.weight_bits < 8
+        and name not in base
+    }
+    widths = sorted(set(bits.values()))
+    return [name for name, b in bits.items() if b in (*widths[:2], widths[-1])] if len(widths) > 1 else []
 
 
 def signed_effects(
