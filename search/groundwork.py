@@ -25,10 +25,11 @@ from modeltailor.search.tuning import Tuned, candidates, is_kept, probing_recipe
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["Groundwork", "is_affordable", "lay_groundwork"]
+__all__ = ["Groundwork", "is_affordable", "lay_groundwork", "note_on_gains"]
 
 _COSTS_SHARE = 0.12
 _DROPS_SHARE = 0.06
+_GAIN_WORTH_A_NOTE = 0.01
 _TUNING_SHARE = 0.05
 _TRIAL_S = 6.0
 """Seconds of a trial without training, to weigh it against training; not the clock's, so that proposals repeat."""
@@ -72,6 +73,7 @@ def lay_groundwork(
     course.say("finding out what each format costs at each site")
     costs = _site_costs(course, choice, space)
     effects = _effects(course, choice, space, costs)
+    course.add_notes(*filter(None, [note_on_gains(effects, course.worthless_loss(fp32))]))
     shares = _time_shares(course, [fp32, *([uniform] if uniform else [])])
     table = build_costs(
         space, sites, costs, fp32, uniform, arms,
@@ -195,6 +197,22 @@ def _effects(
         course.ledger.keep("drops", kept)
     drops = {(site, name): drop for site, name, drop in kept}
     return signed_effects(drops, {key: loss for key, (_, loss) in costs.items()})
+
+
+def note_on_gains(effects: Mapping[tuple[str, str], float], worthless_loss: float) -> str | None:
+    """Say so if few bits do layers good; ``None`` if that comes to less than a hundredth of what is worth anything."""
+    best: dict[str, tuple[float, str]] = {}
+    for (site, name), effect in effects.items():
+        best[site] = min(best.get(site, (0.0, "")), (effect, name))
+    gains = {site: (-effect, name) for site, (effect, name) in best.items() if effect < 0.0}
+    if sum(g for g, _ in gains.values()) < _GAIN_WORTH_A_NOTE * worthless_loss:
+        return None
+    site, (gain, name) = max(gains.items(), key=lambda item: item[1])
+    return (
+        f"rounded to few bits on their own, {len(gains)} of {len(best)} layers score higher on a part of the search split, "
+        f"beyond chance (most of all {site} as {name}, by {gain:.2g}); the search builds on that, and the test split tells "
+        "whether it holds"
+    )
 
 
 def _sampler(

@@ -76,7 +76,9 @@ def test_samples_of_the_belief_spread_as_its_prediction_says() -> None:
     draws = [belief.draw(0, rng) for _ in range(400)]
     totals = np.stack([d.total(belief.model.edges, choices[20:]) for d in draws])
     mean, std = belief.predict(np.zeros(10, dtype=np.int64), choices[20:])
-    assert totals.mean(axis=0) == pytest.approx(mean, abs=0.002)  # prices of divergence are kept from turning into gifts
+    assert totals.mean(axis=0) == pytest.approx(
+        mean, abs=0.002
+    )  # prices of divergence are kept from turning into gifts
     assert totals.std(axis=0) == pytest.approx(std, rel=0.4)
 
 
