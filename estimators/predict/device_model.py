@@ -251,7 +251,7 @@ class DeviceModel:
         unseen = _Seen.of((), np.zeros(0), np.zeros(0), networks)
         there = unseen.outlook(self.constants.log_mean)
         covariance = there.slope @ self.constants.covariance @ there.slope.T
-        covariance = covariance + unseen.deviation(there, _RESIDUALS[len(_RESIDUALS) // 2])
+        covariance = covariance + sum(unseen.deviation(there, r) for r in _RESIDUALS) / len(_RESIDUALS)
         chosen: list[int] = []
         spreads = [_median_spread(covariance[:wanted, :wanted])]
         while len(chosen) < min(k, len(networks) - len(barred)):
@@ -406,7 +406,7 @@ class _Work:
     def of(cls, kernels: Sequence[KernelWork]) -> _Work:
         """Read the work of kernels."""
         return cls(
-            macs=np.array([k.padded_macs for k in kernels], dtype=np.float64),
+            macs=np.array([k.rated_macs for k in kernels], dtype=np.float64),
             moved=np.array([k.moved_bytes for k in kernels], dtype=np.float64),
             rate=np.array([_constant(k.operator_class, k.number_format) for k in kernels], dtype=np.intp),
             byte=np.array([_BYTES.get(k.operator_class, 2) for k in kernels], dtype=np.intp),

@@ -25,6 +25,7 @@ _CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Dynamic
                           "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul",
                       "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul"})  # fmt: skip
+_SHARING = 4  # registers of output channels that a convolution's inner loop keeps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class KernelWork:
         read_bytes: activations and weights read, at the formats they are kept in.
         written_bytes: outputs.
         variant: what else decides which code runs: of weights in blocks their bits, and the level they are computed at.
+        registers: vector registers that the output channels of a float convolution fill; 0 where that does not count.
     """
 
     name: str
@@ -52,6 +54,16 @@ class KernelWork:
     read_bytes: int
     written_bytes: int
     variant: str = ""
+    registers: int = 0
+
+    @property
+    def rated_macs(self) -> float:
+        """Multiply-accumulates in the time that one takes in a convolution of many channels.
+
+        Kernels keep up to four registers of output channels at a time, which share each input that is loaded, and are
+        independent sums. With fewer, the same work takes longer.
+        """
+        return self.padded_macs * (0.75 + 1.0 / min(self.registers, _SHARING)) if self.registers else self.padded_macs
 
     @property
     def moved_bytes(self) -> int:
@@ -87,7 +99,7 @@ def graph_work(path: Path, dimensions: Mapping[str, int] | None = None, lanes: i
     Args:
         path: the file; the graph as the runtime optimized it gives the truest kernels.
         dimensions: sizes of symbolic dimensions by name.
-        lanes: elements of 32 bits in a vector register; 8-bit kernels have four times as many.
+        lanes: elements of 32 bits in a vector register. 8-bit kernels add up in 32 bits, two registers at a time.
 
     Raises:
         ModelError: the file cannot be read, or a shape stays unknown.
@@ -103,7 +115,7 @@ def work_of(graph: ExecutedGraph, lanes: int = 8) -> GraphWork:
 def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
     kind, macs, channels = _amount(kernel)
     number_format = _format(kernel)
-    width = lanes * (4 if number_format == "int8" else 2 if number_format == "fp16" else 1)
+    width = lanes if number_format == "fp32" else 2 * lanes
     padded = macs if channels == 0 else math.ceil(macs * (-(-channels // width) * width) / channels)
     return KernelWork(
         name=kernel.name,
@@ -115,6 +127,7 @@ def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
         read_bytes=sum(t.size_bytes for t in kernel.inputs),
         written_bytes=sum(t.size_bytes for t in kernel.outputs),
         variant=_variant(kernel) if kind == "blocks" else "",
+        registers=-(-channels // width) if kind in ("conv", "pointwise") and number_format != "int8" else 0,
     )
 
 

@@ -75,6 +75,11 @@ def test_work_of_convolutions(tmp_path, chain):
     assert [k.macs for k in kernels] == [16 * 16 * 8 * 3 * 9, 16 * 16 * 12 * 8 * 9]
     assert kernels[0].padded_macs == kernels[0].macs
     assert kernels[1].padded_macs == kernels[1].macs * 16 // 12  # 12 channels fill two registers of 8
+    assert [k.registers for k in kernels] == [1, 2]
+    assert [k.rated_macs / k.padded_macs for k in kernels] == [
+        1.75,
+        1.25,
+    ]  # few channels share each input that is loaded
     assert kernels[0].read_bytes == 4 * (3 * 256 + 8 * 3 * 9)
     assert kernels[0].written_bytes == 4 * 8 * 256
 
