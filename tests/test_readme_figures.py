@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,11 @@ def test_the_samplers_are_compared_with_the_benchmarks_figures() -> None:
             row = " | ".join(f"{median[sampler, losses][at]:.4f}" for sampler, at in columns)
             assert f"| {row} |" in page, (part, losses)
         assert f"{rows[0]['told_s']:.0f} s on {'ResNet20' if part == 'resnet20' else 'MiniLM'}" in page
+    since = json.loads((ROOT / "benchmarks" / "results" / "search_minilm_16_cores.json").read_text())["hypervolume"]
+    for losses in ("capped", "seen"):
+        found = [(since["tailor"], "20"), (since["tailor"], "60"), (since["tpe"], "20"), (since["tpe"], "last")]
+        row = " | ".join(f"{statistics.median(of[losses][at]):.4f}" for of, at in found if at in of[losses])
+        assert f"| {row} |" in page, losses
     toys = {
         (r["sites"], r["sampler"], r["interactions"]): list(r["median"].values())[-1]
         for r in parts["toys"]["results"]
