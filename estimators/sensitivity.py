@@ -17,6 +17,7 @@ from modeltailor.compress import Format, Settings
 from modeltailor.compress.formats.composer import Composer
 from modeltailor.compress.formats.graph import PreparedGraph
 from modeltailor.compress.formats.parts import PartRequest
+from modeltailor.errors import CandidateError
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
 
@@ -190,6 +191,10 @@ def metric_drops(
 
     Returns:
         Drop in the metric's unit by site and format name; empty if there are no coarse formats to measure, or no time.
+        Changes that cannot be judged are left out.
+
+    Raises:
+        CandidateError: the network of 8-bit sites itself cannot be built or judged.
     """
     chosen = settings or Settings()
     base = _base(composer)
@@ -205,7 +210,10 @@ def metric_drops(
         if took / (1 + done) * (1 + len(changes)) > limit_s and done < len(changes) // 2:
             return {}
         one = {**base, site: Format.parse(name)}
-        found[site, name] = judge(composer.compose(one, chosen).model_bytes) - floor
+        try:
+            found[site, name] = judge(composer.compose(one, chosen).model_bytes) - floor
+        except CandidateError:  # two bits may ruin a network beyond judging: what that costs, the divergence tells
+            continue
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from modeltailor.compress import Format
 from modeltailor.compress.formats import Composer
+from modeltailor.errors import CandidateError
 from modeltailor.estimators import sensitivity
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
@@ -47,6 +48,14 @@ def test_drops_are_measured_for_coarse_formats_and_a_mild_one(tmp_path: Path, ch
     site = composer.sites[0].name
     changed = composer.compose({**base, site: Format.parse("w2a8")}).model_bytes
     assert found[site, "w2a8"] == judge(changed) - judge(composer.compose(base).model_bytes)
+    calls = iter(range(1000))
+
+    def picky(model: bytes) -> float:
+        if next(calls) == 2:
+            raise CandidateError("NONFINITE", "y", "this output holds NaN or infinity", "")
+        return judge(model)
+
+    assert len(sensitivity.metric_drops(composer, picky, formats=formats)) == len(found) - 1  # one cannot be judged
     # nothing to tell chance by, or no time: nothing is measured
     assert sensitivity.metric_drops(composer, judge, formats=("fp32", "w8a8", "w2a8")) == {}
     assert sensitivity.metric_drops(composer, judge, formats=formats, limit_s=0.0) == {}
