@@ -21,7 +21,7 @@ from modeltailor.errors import CandidateError
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
 
-__all__ = ["metric_drops", "output_loss", "recipe_loss", "sensitivities", "signed_effects"]
+__all__ = ["metric_drops", "output_loss", "recipe_loss", "sensitivities"]
 
 _NO_NUMBER = 10.0
 """Loss of outputs that are no numbers any more: more than any others lose."""
@@ -180,14 +180,15 @@ def metric_drops(
     """Return what the metric loses with one site alone changed in a network of 8-bit sites; negative where it gains.
 
     Only the formats that round most, those of the two fewest bits, move a metric by more than chance; those of most bits
-    below 8 are measured beside them, because they show how much chance there is (see :func:`signed_effects`).
+    below 8 are measured beside them, because they show how much chance there is: see
+    :func:`~modeltailor.estimators.effects.signed_effects`.
 
     Args:
         composer: of the model.
         judge: of a built file: what it loses of the metric on labelled samples, always the same ones.
         settings: how quantized numbers are chosen.
         formats: names of the formats that matter.
-        limit_s: seconds; if the first sites show that it will take longer, nothing is measured.
+        limit_s: seconds; if the first half of the changes shows that all will take longer, nothing comes back.
 
     Returns:
         Drop in the metric's unit by site and format name; empty if there are no coarse formats to measure, or no time.
@@ -199,7 +200,7 @@ def metric_drops(
     chosen = settings or Settings()
     base = _base(composer)
     names = _coarse_and_mild(formats, {f.name for f in base.values()})
-    changes = [(s.name, f) for s in composer.sites for f in names if f in {a.name for a in composer.formats(s)}]
+    changes = [(s.name, f.name) for s in composer.sites for f in composer.formats(s) if f.name in names]
     if not changes:
         return {}
     started = time.monotonic()
@@ -228,35 +229,6 @@ def _coarse_and_mild(formats: Iterable[str], base: set[str]) -> list[str]:
     }
     widths = sorted(set(bits.values()))
     return [name for name, b in bits.items() if b in (*widths[:2], widths[-1])] if len(widths) > 1 else []
-
-
-def signed_effects(
-    drops: Mapping[tuple[str, str], float], losses: Mapping[tuple[str, str], float]
-) -> dict[tuple[str, str], float]:
-    """Return what the drops of single sites say beyond the sensitivities: effects of either sign that can be believed.
-
-    A drop is the sensitivity times a factor that all share, plus an effect of either sign, plus chance. What varies among
-    the mildest format's drops is chance; of a format whose drops vary more, the share that is not chance is believed
-    (empirical Bayes: James and Stein 1961).
-
-    Args:
-        drops: see :func:`metric_drops`.
-        losses: see :func:`sensitivities`.
-
-    Returns:
-        Effect in the metric's unit by site and format name.
-    """
-    keys = [k for k in drops if losses.get(k, 0.0) > 0.0]
-    if not keys:
-        return {}
-    loss, drop = np.array([losses[k] for k in keys]), np.array([drops[k] for k in keys])
-    factor = max(0.0, float(loss @ drop / (loss @ loss)))
-    left = drop - factor * loss
-    names = np.array([name for _, name in keys])
-    spread = {name: float(np.mean(left[names == name] ** 2)) for name in sorted(set(names.tolist()))}
-    chance = min(spread.values())
-    believed = {name: 1.0 - chance / max(s, 1e-300) for name, s in spread.items()}
-    return {key: believed[key[1]] * float(x) for key, x in zip(keys, left, strict=True)}
 
 
 def _is_default(name: str) -> bool:

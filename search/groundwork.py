@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from modeltailor.canonical import plain
 from modeltailor.compress import Format, Recipe, Settings, Site
 from modeltailor.errors import CandidateError, DataError
-from modeltailor.estimators.sensitivity import signed_effects
+from modeltailor.estimators.effects import signed_effects
 from modeltailor.search.course import Course
 from modeltailor.search.fleet import choose_on_all, elsewhere_limit
 from modeltailor.search.options import FormatChoice

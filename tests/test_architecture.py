@@ -146,6 +146,11 @@ def test_light_doors_load_no_heavy_library(code: str) -> None:
     subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, cwd="/")
 
 
+def test_a_search_itself_neither_runs_nor_trains_models() -> None:
+    check = "import modeltailor.search.groundwork, sys; assert not {'torch', 'onnxruntime'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True, cwd="/")  # its child processes do
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_no_room_is_a_top_level_module(room: str) -> None:
     done = subprocess.run([sys.executable, "-c", f"import {room}"], capture_output=True, cwd="/", check=False)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from modeltailor.compress import Format
 from modeltailor.compress.formats import Composer
 from modeltailor.compress.pack import unpack_model
-from modeltailor.estimators.sensitivity import metric_drops, sensitivities, signed_effects
+from modeltailor.estimators.effects import signed_effects
+from modeltailor.estimators.sensitivity import metric_drops, sensitivities
 from modeltailor.search.sampler import CostTable, Decision, OptionCost, SearchSpace, SiteCosts
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session

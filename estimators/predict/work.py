@@ -61,9 +61,12 @@ class KernelWork:
         """Multiply-accumulates in the time that one takes in a convolution of many channels.
 
         Kernels keep up to four registers of output channels at a time, which share each input that is loaded, and are
-        independent sums. With fewer, the same work takes longer.
+        independent sums. With fewer, the same work takes longer: ONNX Runtime's float kernels did 17 to 25, 31 and 38 billion a
+        second with 1, 2 and 4 registers (AVX2, one core).
         """
-        return self.padded_macs * (0.75 + 1.0 / min(self.registers, _SHARING)) if self.registers else self.padded_macs
+        if not self.registers:
+            return self.padded_macs
+        return self.padded_macs * (1.0 - 1.0 / _SHARING + 1.0 / min(self.registers, _SHARING))
 
     @property
     def moved_bytes(self) -> int:

@@ -13,6 +13,7 @@ from modeltailor.compress import Format
 from modeltailor.compress.formats import Composer
 from modeltailor.errors import CandidateError
 from modeltailor.estimators import sensitivity
+from modeltailor.estimators.effects import signed_effects
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
 
@@ -67,7 +68,7 @@ def test_of_drops_only_what_exceeds_chance_is_believed() -> None:
     losses = {(s, f): v * rng.lognormal(0, 0.3) for s in sites for f, v in (("w2", 0.03), ("w3", 0.006), ("w6", 1e-4))}
     true = {(s, f): rng.normal(0.0, sd) for s in sites for f, sd in (("w2", 0.003), ("w3", 0.001), ("w6", 0.0))}
     drops = {k: 0.1 * losses[k] + true[k] + rng.normal(0.0, 0.0015) for k in true}
-    found = sensitivity.signed_effects(drops, losses)
+    found = signed_effects(drops, losses)
 
     def error(guess: dict[tuple[str, str], float], name: str) -> float:
         return float(np.mean([(guess[s, name] - true[s, name]) ** 2 for s in sites]))
@@ -76,4 +77,9 @@ def test_of_drops_only_what_exceeds_chance_is_believed() -> None:
         assert error(found, name) < 0.9 * error({k: d - 0.1 * losses[k] for k, d in drops.items()}, name)
         assert error(found, name) <= 1.0001 * error(dict.fromkeys(true, 0.0), name)
     assert np.corrcoef([found[s, "w2"] for s in sites], [true[s, "w2"] for s in sites])[0, 1] > 0.8
-    assert sensitivity.signed_effects({}, losses) == {}
+    assert signed_effects({}, losses) == {}
+    # a format that stands at one site only, and does nothing there, is no measure of chance
+    lonely = {**drops, ("embedding", "w4"): 0.0}
+    assert signed_effects(lonely, {**losses, ("embedding", "w4"): 1e-9})[sites[0], "w2"] == pytest.approx(
+        found[sites[0], "w2"]
+    )
