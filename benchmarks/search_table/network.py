@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
-import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -36,11 +35,14 @@ it never sees."""
 
 Scorer = Callable[[onnxruntime.InferenceSession, Part], float]
 
-_CALM = 1.1
-"""Turns in which the original takes longer than so many times its quickest do not count."""
+_AGREE = 1.01
+"""An undisturbed time is known once the quickest inferences agree within this factor."""
 
-_MOST_TURNS = 4
-"""So many times the wanted turns are tried for enough that count."""
+_QUICKEST = 5
+"""So many must agree; the slowest of them is the time."""
+
+_MOST_TURNS = 32
+"""So many times the wanted turns are taken until they do."""
 
 _GIVE_WAY_S = 0.02
 """After each step, so that a waiting process wakes up and gets the lock first."""
@@ -60,7 +62,7 @@ class Network:
         table: JSON lines of what was measured, read and extended; processes beside each other may share it, what the
             first of them wrote counts. While one of them takes times, the others wait.
         runs: inferences a timed block.
-        quads: blocks of original, candidate, candidate, original.
+        turns: blocks of the original, and as many of the candidate, at least.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Network:
         *,
         table: Path | None,
         runs: int = 8,
-        quads: int = 16,
+        turns: int = 16,
     ) -> None:
         self.name = name
         self.composer = composer
@@ -82,7 +84,7 @@ class Network:
         self.feed = dict(feed)
         self.table = table
         self.runs = runs
-        self.quads = quads
+        self.turns = turns
         self.known: dict[str, tuple[float, float]] = {}
         """Loss on the ``seen`` samples and size over the original's, by recipe."""
         self.ratios: dict[str, float] = {}
@@ -91,7 +93,7 @@ class Network:
         """Loss on the ``fresh`` samples, by recipe."""
         self.drops: dict[tuple[str, str], float] = {}
         """Loss on the ``few`` samples with one site alone changed, by site and format."""
-        self._quiet_ns = math.inf  # of the original's quickest block
+        self._quickest: list[int] = []  # inferences of the original, nanoseconds
         self.told_s: float | None = None
         """Seconds that :meth:`told` took when nothing was known."""
         self._read_until = 0
@@ -128,17 +130,18 @@ class Network:
         # What is stored packed is unfolded while loading: recipes that differ in storage only run the same kernels, and
         # get the same, more carefully measured time. Else more evaluations would win by lucky timings alone.
         kernels = _kernels(assignment)
-        if key not in self.known:
+        if key not in self.known or kernels not in self.ratios:
             self._read()
-        if key not in self.known:
+        if key not in self.known or kernels not in self.ratios:
             with self._beside_others():
                 made = self.composer.compose({s: Format.parse(f) for s, f in assignment.items()})
-                loss = self.seen_score - self.score(self._session(made.model_bytes), "seen")
+                known = key in self.known
+                loss = 0.0 if known else self.seen_score - self.score(self._session(made.model_bytes), "seen")
             if kernels not in self.ratios:
                 timed = self._session(made.model_bytes, threads=1)
                 self._keep({"kernels": kernels, "ratio": self._latency_ratio(timed)})
-            size = len(made.model_bytes) / len(self.origin)
-            self._keep({"key": key, "loss": loss, "size": size})
+            if not known:
+                self._keep({"key": key, "loss": loss, "size": len(made.model_bytes) / len(self.origin)})
         loss, size = self.known[key]
         return loss, self.ratios[kernels], size
 
@@ -171,30 +174,36 @@ class Network:
         return open_session(unpack_model(onnx.load_from_string(model)).SerializeToString(), options)
 
     def _latency_ratio(self, ours: onnxruntime.InferenceSession) -> float:
-        """Candidate over original, in turns (ABBA), medians of blocks.
+        """Candidate over original, each undisturbed: the fifth quickest inference, in turns until five agree on both.
 
-        As in the package's own protocol, turns count only while the original is as fast as it is undisturbed.
+        What else a machine does only adds time. Medians of blocks still move by 5 % on a machine whose cores are shared
+        with others, and a sampler with twenty times the evaluations then wins by the luckiest of its timings; the quickest
+        inferences repeat within 0.3 %.
         """
 
-        def block(session: onnxruntime.InferenceSession) -> float:
+        def block(session: onnxruntime.InferenceSession) -> list[int]:
             session.run(None, self.feed)
             times = []
             for _ in range(self.runs):
                 started = time.perf_counter_ns()
                 session.run(None, self.feed)
                 times.append(time.perf_counter_ns() - started)
-            return float(statistics.median(times))
+            return times
 
-        turns: list[tuple[float, float]] = []  # of the original, of the candidate
+        original: list[int] = []
+        candidate: list[int] = []
         with self._alone():
-            for _ in range(_MOST_TURNS * self.quads):
-                a1, b1, b2, a2 = block(self._origin), block(ours), block(ours), block(self._origin)
-                self._quiet_ns = min(self._quiet_ns, a1, a2)
-                turns.append(((a1 + a2) / 2, (b1 + b2) / 2))
-                calm = [b / a for a, b in turns if a <= _CALM * self._quiet_ns]
-                if len(calm) >= self.quads:
-                    return statistics.median(calm)
-        return statistics.median(b / a for a, b in turns)
+            if not self._quickest:
+                blocks = (block(self._origin) for _ in range(_MOST_TURNS * self.turns // 2))
+                self._quickest = sorted(itertools.chain.from_iterable(blocks))[:_QUICKEST]
+            for turn in range(1, _MOST_TURNS * self.turns + 1):
+                original = sorted(original + block(self._origin))[:_QUICKEST]
+                candidate = sorted(candidate + block(ours))[:_QUICKEST]
+                self._quickest = min(original, self._quickest, key=lambda times: times[-1])
+                settled = original[-1] <= _AGREE * self._quickest[-1] and candidate[-1] <= _AGREE * candidate[0]
+                if turn >= self.turns and settled:
+                    break
+        return candidate[-1] / self._quickest[-1]
 
     def _alone(self) -> AbstractContextManager[None]:
         """Take times while no other process of the table computes."""
