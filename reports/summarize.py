@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import exp, log, sqrt
+from math import sqrt
 from statistics import median
 
 from modeltailor.compress.vocabulary import recipe_from_plain
@@ -29,7 +29,16 @@ from modeltailor.reports.summary import (
 )
 from modeltailor.reports.verdict import verdict_of
 from modeltailor.search.devices import pool_of
-from modeltailor.search.front import Figures, Objective, figures_of, nearest, pareto_front, recommend
+from modeltailor.search.front import (
+    Figures,
+    Objective,
+    figures_of,
+    nearest,
+    pareto_front,
+    recommend,
+    same_speed,
+    speed_ratio,
+)
 from modeltailor.search.records import AccuracyRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget
 
@@ -38,24 +47,18 @@ __all__ = ["summarize"]
 _LONGEST_ERROR = 600
 
 
-def _quotient(a: Figures, b: Figures) -> Ratio:
-    """How much faster a is than b: both were measured against the original, intervals joined on the log scale."""
-    value = a.speedup.value / b.speedup.value
-    half = sqrt(sum((0.5 * log(max(f.speedup.high, 1e-12) / max(f.speedup.low, 1e-12))) ** 2 for f in (a, b)))
-    return Ratio(value=value, low=value * exp(-half), high=value * exp(half))
-
-
 def _compare(a: Figures, b: Figures, name: str, minimize: bool) -> Comparison:
     sign = -1.0 if minimize else 1.0
     mine, other = _accuracies(a, b)
+    value, low, high = speed_ratio(a, b)
     return Comparison(
         key=b.key,
         name=name,
-        speedup=_quotient(a, b),
+        speedup=Ratio(value=value, low=low, high=high),
         size_ratio=a.size_bytes / b.size_bytes,
         accuracy_points=100.0 * sign * (mine.value - other.value),
         split="test" if mine is a.test else "search",
-        speed_differs=not _same_speed(a, b),
+        speed_differs=not same_speed(a, b),
         accuracy_differs=not _same_accuracy(mine, other),
     )
 
@@ -65,11 +68,6 @@ def _accuracies(a: Figures, b: Figures) -> tuple[AccuracyRecord, AccuracyRecord]
     return (a.test, b.test) if a.test and b.test else (a.accuracy, b.accuracy)
 
 
-def _same_speed(a: Figures, b: Figures) -> bool:
-    quotient = _quotient(a, b)
-    return quotient.low <= 1.0 <= quotient.high
-
-
 def _same_accuracy(a: AccuracyRecord, b: AccuracyRecord) -> bool:
     """Both changes are paired with the original's samples; joined as if they were independent, which is careful."""
     halves = ((x.difference_high - x.difference_low) / 2 for x in (a, b))
@@ -77,7 +75,7 @@ def _same_accuracy(a: AccuracyRecord, b: AccuracyRecord) -> bool:
 
 
 def _tied(a: Figures, b: Figures) -> bool:
-    return _same_speed(a, b) and _same_accuracy(*_accuracies(a, b))
+    return same_speed(a, b) and _same_accuracy(*_accuracies(a, b))
 
 
 class _Run:

@@ -1,14 +1,16 @@
 """Which models are worth showing, which keep the budget, and which one is recommended. One rule, used everywhere.
 
 The rule of recommendation, in words: of the models that keep every limit, the fastest; of those that cannot be told
-apart from it in latency (within :data:`TIE`), the smallest file, then the most accurate. Without a limit on accuracy
-it is the most accurate one instead, ties going to the fastest.
+apart from it in speed (the interval of the ratio holds 1, or it is within :data:`TIE`), the smallest file; of files within
+:data:`TIE` of that, the most accurate model. Without a limit on accuracy it is the most accurate one instead, ties going to
+the fastest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import exp, hypot, log
 from typing import Literal
 
 from modeltailor.search.records import AccuracyRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
@@ -26,6 +28,8 @@ __all__ = [
     "nearest",
     "pareto_front",
     "recommend",
+    "same_speed",
+    "speed_ratio",
     "violations",
 ]
 
@@ -35,7 +39,7 @@ Objective = Literal["accuracy", "latency", "size", "memory", "elsewhere"]
 Limit = Literal["latency", "size", "memory", "accuracy", "drop"]
 
 TIE = 0.02
-"""Latencies closer than this share are the same for a decision: half of what one comparison can resolve."""
+"""Speeds, and sizes, closer than this share are the same for a decision: nobody would notice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,9 +196,29 @@ def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = Fal
     sign = 1.0 if minimize else -1.0
     if budget.max_drop is None and budget.min_accuracy is None:
         return min(feasible, key=lambda m: (sign * m.accuracy.value, -m.speedup.value, m.size_bytes, m.key))
-    fastest = max(m.speedup.value for m in feasible)
-    tied = [m for m in feasible if m.speedup.value >= fastest * (1.0 - TIE)]
-    return min(tied, key=lambda m: (m.size_bytes, sign * m.accuracy.value, m.key))
+    fastest = max(feasible, key=lambda m: (m.speedup.value, m.key))
+    tied = [m for m in feasible if m.speedup.value >= fastest.speedup.value * (1.0 - TIE) or same_speed(fastest, m)]
+    smallest = min(m.size_bytes for m in tied)
+    small = [m for m in tied if m.size_bytes <= smallest * (1.0 + TIE)]
+    return min(small, key=lambda m: (sign * m.accuracy.value, m.size_bytes, -m.speedup.value, m.key))
+
+
+def speed_ratio(a: Figures, b: Figures) -> tuple[float, float, float]:
+    """How much faster a is than b, with the interval's ends: both were measured against the original.
+
+    The intervals are joined on the log scale as independent ones.
+    """
+    value, half = a.speedup.value / b.speedup.value, _joined_half(a, b)
+    return value, value * exp(-half), value * exp(half)
+
+
+def same_speed(a: Figures, b: Figures) -> bool:
+    """Whether two models cannot be told apart in speed: the interval of the ratio holds 1."""
+    return abs(log(a.speedup.value / b.speedup.value)) <= _joined_half(a, b)
+
+
+def _joined_half(a: Figures, b: Figures) -> float:
+    return hypot(*(0.5 * log(max(f.speedup.high, 1e-12) / max(f.speedup.low, 1e-12)) for f in (a, b)))
 
 
 def nearest(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:

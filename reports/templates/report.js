@@ -105,7 +105,7 @@ function command() {
   return ["modeltailor pick RUN", ...flags].join(" ");
 }
 function repick() {
-  const candidates = DATA.models.filter((m) => m.eligible).map((m) => ({ key: m.key, speedup: m.speed[0], size: m.size, accuracy: m.accuracy, judged: m.judged }));
+  const candidates = DATA.models.filter((m) => m.eligible).map((m) => ({ key: m.key, speed: m.speed, size: m.size, accuracy: m.accuracy, judged: m.judged }));
   const found = MT.pick(candidates, state.budget, DATA.metric.minimize);
   const host = byId("picked");
   host.dataset.key = found ? found.key : "";

@@ -78,16 +78,23 @@ const MT = (() => {
     }
     return best;
   }
-  /** The recommended model under a budget, or null: models are {key, speedup, size, accuracy, judged}. */
+  /** Whether two models cannot be told apart in speed: the interval of the ratio holds 1. */
+  function sameSpeed(a, b) {
+    const half = (m) => 0.5 * Math.log(Math.max(m.speed[2], 1e-12) / Math.max(m.speed[1], 1e-12));
+    return Math.abs(Math.log(a.speed[0] / b.speed[0])) <= Math.hypot(half(a), half(b));
+  }
+  /** The recommended model under a budget, or null: models are {key, speed: [value, low, high], size, accuracy, judged}. */
   function pick(models, budget, minimize) {
     const feasible = models.filter((m) => violations(m.judged, budget, minimize).length === 0);
     if (!feasible.length) return null;
     const sign = minimize ? 1 : -1;
     if (budget.max_drop == null && budget.min_accuracy == null)
-      return least(feasible, (m) => [sign * m.accuracy, -m.speedup, m.size, m.key]);
-    const fastest = Math.max(...feasible.map((m) => m.speedup));
-    const tied = feasible.filter((m) => m.speedup >= fastest * (1 - TIE));
-    return least(tied, (m) => [m.size, sign * m.accuracy, m.key]);
+      return least(feasible, (m) => [sign * m.accuracy, -m.speed[0], m.size, m.key]);
+    const fastest = feasible.reduce((a, m) => (m.speed[0] > a.speed[0] || (m.speed[0] === a.speed[0] && m.key > a.key) ? m : a));
+    const tied = feasible.filter((m) => m.speed[0] >= fastest.speed[0] * (1 - TIE) || sameSpeed(fastest, m));
+    const smallest = Math.min(...tied.map((m) => m.size));
+    const small = tied.filter((m) => m.size <= smallest * (1 + TIE));
+    return least(small, (m) => [sign * m.accuracy, m.size, -m.speed[0], m.key]);
   }
   /** The model whose worst excess is smallest, and the limit that it misses most; null if there is no model. */
   function nearest(models, budget, minimize) {

@@ -73,7 +73,7 @@ def _models(summary: RunSummary) -> list[dict[str, Any]]:
     return [
         {
             "key": m.key,
-            "speedup": m.speedup.value,
+            "speed": [m.speedup.value, m.speedup.low, m.speedup.high],
             "size": m.size_bytes,
             "accuracy": m.accuracy.search.value,
             "judged": m.judged.model_dump(),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,6 +90,27 @@ def test_without_a_limit_on_accuracy_the_most_accurate_is_recommended() -> None:
     models = [figures("slow", 0.0, 1.5, 9), figures("fast", 0.02, 3.0, 9)]
     assert getattr(recommend(models, Budget(size_bytes=10)), "key", "") == "slow"
     assert getattr(recommend(models, Budget(size_bytes=10, max_drop=5.0)), "key", "") == "fast"
+
+
+def test_a_difference_in_speed_that_was_not_measured_decides_nothing() -> None:
+    def timed(key: str, low: float, value: float, high: float, *, loss: float, size: int) -> Figures:
+        speedup = IntervalRecord(value=value, low=low, high=high, evidence="measured-here")
+        return replace(figures(key, loss, value, size), speedup=speedup)
+
+    budget = Budget(max_drop=2.0)
+    noisy = [timed("fast", 1.5, 1.8, 2.1, loss=0.0, size=175), timed("small", 1.4, 1.7, 2.0, loss=0.0, size=60)]
+    assert getattr(recommend(noisy, budget), "key", "") == "small"
+    quiet = [timed("fast", 1.79, 1.8, 1.81, loss=0.0, size=175), timed("small", 1.69, 1.7, 1.71, loss=0.0, size=60)]
+    assert getattr(recommend(quiet, budget), "key", "") == "fast"
+
+
+def test_of_files_of_about_the_same_size_the_most_accurate_is_recommended() -> None:
+    models = [
+        figures("smallest", 0.01, 2.0, 1000),
+        figures("accurate", 0.0, 2.0, 1015),
+        figures("large", -0.01, 2.0, 1030),
+    ]
+    assert getattr(recommend(models, Budget(max_drop=2.0)), "key", "") == "accurate"
 
 
 def test_the_nearest_model_misses_least() -> None:
