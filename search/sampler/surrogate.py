@@ -25,7 +25,6 @@ from scipy.sparse import csr_array
 
 from modeltailor.search.front import Objective
 from modeltailor.search.sampler.costs import CostArrays, row_of
-from modeltailor.search.sampler.knapsack import PairCosts
 from modeltailor.search.sampler.space import SearchSpace
 
 __all__ = ["AdditiveModel", "Belief", "Draw", "Trust"]
@@ -49,6 +48,8 @@ class Trust:
         relative_noise: error of the additive form itself, relative to the value.
         swing: standard deviation of what all sites' effects of either sign add up to, relative to the objective's unit.
         drop: expected relative error of the measured drops as a whole.
+        power_log_std: standard deviation of the logarithm of the power by which values grow with the prior's sum; 0 where
+            they are proportional to it.
     """
 
     factor_log_std: float
@@ -59,6 +60,7 @@ class Trust:
     relative_noise: float
     swing: float = 0.0
     drop: float = 0.0
+    power_log_std: float = 0.0
 
     @staticmethod
     def default(objective: Objective) -> Trust:
@@ -67,7 +69,7 @@ class Trust:
             case "accuracy":
                 return Trust(
                     factor_log_std=1.0, deviation=0.4, shared=0.5, interaction=0.3, noise=0.01, relative_noise=0.1,
-                    swing=0.06, drop=0.4,
+                    swing=0.06, drop=0.4, power_log_std=0.5,
                 )  # fmt: skip
             case "elsewhere":  # other devices are only roughly like the first one
                 return Trust(
@@ -93,6 +95,9 @@ _FACTORS = np.array(
 _DEVIATIONS = np.array([0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.0])  # as multiples of the trusted values
 _NOISES = np.array([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
 _SWINGS = np.array([0.03, 0.1, 0.3, 1.0, 3.0])
+_POWERS = np.array([0.7, 0.85, 1.0, 1.15, 1.3, 1.45, 1.6, 1.8, 2.0])
+_LEAST_LEVEL = 1e-3  # sums below this share of the typical one grow no slower
+_LEVELS = (0.2, 1.0, 4.0)  # sums, as shares of the typical one, at which a value's growth is taken for its costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,20 +105,47 @@ class Draw:
     """One version of an objective's costs: the expected one, or a sample.
 
     Attributes:
-        own: cost of each option at each site, ``(S, K)``.
+        growing: cost of each option at each site by the prior and its deviations, ``(S, K)``.
+        signed: effect of either sign of each option at each site, ``(S, K)``.
         pairs: costs between neighbours, ``(E, K, K)``.
         fixed: what is paid anyway.
+        told: what the prior expects of each option, of which ``growing`` is a correction, ``(S, K)``.
+        power: with which values grow with the sum of what was told.
+        typical: sum at which that growth is in proportion.
     """
 
-    own: Floats
+    growing: Floats
+    signed: Floats
     pairs: Floats
     fixed: float
+    told: Floats
+    power: float = 1.0
+    typical: float = 1.0
+
+    @property
+    def own(self) -> Floats:
+        """Cost of each option at each site around the typical sum, ``(S, K)``."""
+        return self.growing + self.signed
+
+    def linear(self) -> list[tuple[Floats, Floats]]:
+        """Costs of options and pairs as they add up around small, typical and large sums; one entry if it is all the same."""
+        if self.power == 1.0:
+            return [(self.own, self.pairs)]
+        slopes = [self.power * level ** (self.power - 1.0) for level in _LEVELS]
+        return [(slope * self.growing + self.signed, slope * self.pairs) for slope in slopes]
 
     def total(self, edges: Indices, choices: Indices) -> Floats:
         """Value of choices ``(n, S)``; shape ``(n,)``."""
-        out: Floats = self.fixed + self.own[np.arange(choices.shape[1]), choices].sum(axis=1)
+        sites = np.arange(choices.shape[1])
+        grown: Floats = self.growing[sites, choices].sum(axis=1)
         if len(edges):
-            out = out + self.pairs[np.arange(len(edges)), choices[:, edges[:, 0]], choices[:, edges[:, 1]]].sum(axis=1)
+            a, b = choices[:, edges[:, 0]], choices[:, edges[:, 1]]
+            grown = grown + self.pairs[np.arange(len(edges)), a, b].sum(axis=1)
+        if self.power != 1.0:
+            told = self.told[sites, choices].sum(axis=1)
+            level = np.maximum(told / self.typical, _LEAST_LEVEL)
+            grown = level ** (self.power - 1.0) * (told + self.power * (grown - told))
+        out: Floats = self.fixed + grown + self.signed[sites, choices].sum(axis=1)
         return out
 
 
@@ -174,11 +206,15 @@ class AdditiveModel:
         out: Floats = np.where(self.arrays.allowed, base + floor, 0.0)
         return out
 
+    def typical(self) -> float:
+        """The prior's sum if each site has the mean of the options that cost anything."""
+        base = np.abs(self.arrays.base[row_of(self.objective)]) * self.arrays.allowed
+        return max(float((base.sum(axis=1) / np.maximum((base > 0).sum(axis=1), 1)).sum()), 1e-300)
+
     def _swing_scale(self) -> Floats:
         """Size of each option's effect of either sign, if those of all sites at a typical option add up to 1, ``(S, K)``."""
         base = np.abs(self.arrays.base[row_of(self.objective)]) * self.arrays.allowed
-        used = base.sum(axis=1) / np.maximum((base > 0).sum(axis=1), 1)
-        out: Floats = np.sqrt(base / max(float(used.sum()), 1e-300))
+        out: Floats = np.sqrt(base / self.typical())
         return out
 
     def _columns(self) -> Indices:
@@ -241,6 +277,7 @@ class AdditiveModel:
             structures=structures,
             fixed=self.arrays.fixed[structures, row_of(self.objective)],
             total=total + crossing,
+            level=np.maximum((total + crossing) / self.typical(), _LEAST_LEVEL),
             drop=drop,
             shared=np.column_stack([
                 total, by_name, which * total[:, None], crossing, pair.sum(axis=1), (crossed * pair).sum(axis=1),
@@ -298,7 +335,7 @@ class AdditiveModel:
         scales = self._hyperparameters(features, y) if len(y) else Scales()
         gram = _gram(self, features, features, scales)
         variance = self._noise(features, y, scales)
-        residual = y - features.mean(scales.factor)
+        residual = y - features.mean(scales)
         cholesky = cho_factor(gram + np.diag(variance), lower=True)[0] if len(y) else np.zeros((0, 0))
         return Belief(
             model=self, features=features, residual=residual, cholesky=cholesky, variance=variance, scales=scales
@@ -307,7 +344,7 @@ class AdditiveModel:
     def _noise(self, features: Features, y: Floats, scales: Scales) -> Floats:
         """Noise variance of each trial; in a saturated loss nothing can be read."""
         relative = self.trust.relative_noise
-        size = np.maximum(np.abs(y), 0.5 * np.abs(features.mean(scales.factor))) if relative else 0.0
+        size = np.maximum(np.abs(y), 0.5 * np.abs(features.mean(scales))) if relative else 0.0
         variance = (scales.noise * self.trust.noise * self.unit) ** 2 + (scales.noise * relative * size) ** 2
         if self.ceiling is not None:
             variance = variance + (0.5 * y * np.clip(y / self.ceiling, 0.0, None)) ** 2
@@ -327,14 +364,18 @@ class AdditiveModel:
                 cholesky = np.linalg.cholesky(covariance)
             except np.linalg.LinAlgError:
                 return -np.inf
-            fit = np.linalg.solve(cholesky, y - features.mean(scales.factor))
+            fit = np.linalg.solve(cholesky, y - features.mean(scales))
             prior = (np.log(scales.factor) / self.trust.factor_log_std) ** 2
             prior += (np.log([scales.deviation, scales.noise, scales.swing]) ** 2).sum() / 2.0
+            if self.trust.power_log_std:
+                prior += (np.log(scales.power) / self.trust.power_log_std) ** 2
             return float(-0.5 * (fit @ fit) - np.log(np.diag(cholesky)).sum() - 0.5 * prior)
 
         grids = {"factor": _FACTORS, "deviation": _DEVIATIONS, "noise": _NOISES}
         if self.trust.swing:
             grids["swing"] = _SWINGS
+        if self.trust.power_log_std:
+            grids = {"power": _POWERS, **grids}
         for _ in range(2):
             for name, grid in grids.items():
                 trials = [replace(best, **{name: float(value)}) for value in grid]
@@ -351,12 +392,18 @@ class Scales:
         deviation: of single options, as a multiple of the trusted one.
         noise: as a multiple of the trusted one.
         swing: of the effects of either sign, as a multiple of the trusted one.
+        power: by which values grow with the prior's sum: 1 in proportion, above 1 little for small sums and much for large.
     """
 
     factor: float = 1.0
     deviation: float = 1.0
     noise: float = 1.0
     swing: float = 1.0
+    power: float = 1.0
+
+    def slope(self, level: Floats) -> Floats | float:
+        """By how much more a deviation counts than at the typical sum, at sums that are so many times that."""
+        return 1.0 if self.power == 1.0 else self.power * level ** (self.power - 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -367,6 +414,7 @@ class Features:
         structures: ``(n,)``.
         fixed: expected value outside the sites, ``(n,)``.
         total: expected value of the sites and crossings at factor 1, ``(n,)``.
+        level: the same as a multiple of the typical one, ``(n,)``.
         drop: expected sum of the effects of either sign, ``(n,)``.
         shared: what all sites share, ``(n, G)``.
         constants: one, and one a structure, ``(n, 1 + T)``.
@@ -379,6 +427,7 @@ class Features:
     structures: Indices
     fixed: Floats
     total: Floats
+    level: Floats
     drop: Floats
     shared: Floats
     constants: Floats
@@ -387,37 +436,45 @@ class Features:
     swing: Floats
     pair: csr_array
 
-    def mean(self, factor: float) -> Floats:
+    def mean(self, scales: Scales) -> Floats:
         """What the prior expects of the recipes, ``(n,)``, on the straight scale."""
-        out: Floats = self.fixed + factor * self.total + self.drop
+        grown = self.total * scales.slope(self.level) / scales.power
+        out: Floats = self.fixed + scales.factor * grown + self.drop
         return out
 
     def take(self, rows: Indices) -> Features:
         """The features of some of the recipes."""
         return Features(
-            structures=self.structures[rows], fixed=self.fixed[rows], total=self.total[rows], drop=self.drop[rows],
-            shared=self.shared[rows], constants=self.constants[rows], own=self.own[rows], site=self.site[rows],
-            swing=self.swing[rows], pair=self.pair[rows],
+            structures=self.structures[rows], fixed=self.fixed[rows], total=self.total[rows], level=self.level[rows],
+            drop=self.drop[rows], shared=self.shared[rows], constants=self.constants[rows], own=self.own[rows],
+            site=self.site[rows], swing=self.swing[rows], pair=self.pair[rows],
         )  # fmt: skip
 
 
-_Parts = tuple[Floats, Floats, Floats, Floats]
+_Parts = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
 
 
 def _gram_parts(model: AdditiveModel, left: Features, right: Features) -> _Parts:
-    """Covariance of two sets of recipes: constants, what is shared, deviations of sites and pairs, effects of either sign."""
+    """Covariance of two sets of recipes: constants, what is shared, deviations of sites and pairs, effects of either sign.
+
+    With the levels of both, on which it depends how much deviations count.
+    """
     constants = (left.constants * model._constant_std() ** 2) @ right.constants.T
     constants = constants + model.trust.drop**2 * np.outer(left.drop, right.drop)
     shared = (left.shared * model._shared_std() ** 2) @ right.shared.T
     deviation = model.trust.deviation**2 * (left.site @ right.site.T + left.own @ right.own.T)
     if model.trust.interaction:
         deviation = deviation + model.trust.interaction**2 * (left.pair @ right.pair.T).toarray()
-    return constants, shared, deviation, (model.trust.swing * model.unit) ** 2 * (left.swing @ right.swing.T)
+    swing = (model.trust.swing * model.unit) ** 2 * (left.swing @ right.swing.T)
+    return constants, shared, deviation, swing, left.level, right.level
 
 
 def _weighted(parts: _Parts, scales: Scales) -> Floats:
-    constants, shared, deviation, swing = parts
-    return constants + scales.factor**2 * (shared + scales.deviation**2 * deviation) + scales.swing**2 * swing
+    constants, shared, deviation, swing, left, right = parts
+    grown = scales.factor**2 * (shared + scales.deviation**2 * deviation)
+    if scales.power != 1.0:
+        grown = grown * np.outer(scales.slope(left), scales.slope(right))
+    return constants + grown + scales.swing**2 * swing
 
 
 def _gram(model: AdditiveModel, left: Features, right: Features, scales: Scales) -> Floats:
@@ -461,7 +518,7 @@ class Belief:
         slope: Floats = np.zeros(s)
         site, pair = np.zeros(s * k), np.zeros(len(model.edges) * k * k)
         swing, drop = np.zeros(f.swing.shape[1]), 0.0
-        residual = self.residual
+        residual, growth = self.residual, scales.slope(f.level)
         if rng is not None:
             shared = shared_std * rng.standard_normal(len(shared))
             constants = constant_std * rng.standard_normal(len(constants))
@@ -471,19 +528,20 @@ class Belief:
             swing = swing_std * rng.standard_normal(len(swing))
             drop = model.trust.drop * rng.standard_normal()
             noise = np.sqrt(self.variance) * rng.standard_normal(len(self.variance))
-            residual = residual - noise - (f.shared @ shared + f.constants @ constants + f.pair @ pair)
-            residual = residual - (f.own @ slope + f.site @ site + f.swing @ swing + f.drop * drop)
+            residual = residual - noise - growth * (f.shared @ shared + f.pair @ pair + f.own @ slope + f.site @ site)
+            residual = residual - (f.constants @ constants + f.swing @ swing + f.drop * drop)
         if len(residual):
             v = cho_solve((self.cholesky, True), residual)
-            shared = shared + shared_std**2 * (f.shared.T @ v)
+            grown = growth * v
+            shared = shared + shared_std**2 * (f.shared.T @ grown)
             constants = constants + constant_std**2 * (f.constants.T @ v)
-            slope = slope + site_std**2 * (f.own.T @ v)
-            site = site + site_std**2 * (f.site.T @ v)
-            pair = pair + pair_std**2 * (f.pair.T @ v)
+            slope = slope + site_std**2 * (f.own.T @ grown)
+            site = site + site_std**2 * (f.site.T @ grown)
+            pair = pair + pair_std**2 * (f.pair.T @ grown)
             swing = swing + swing_std**2 * (f.swing.T @ v)
             drop = drop + model.trust.drop**2 * float(f.drop @ v)
         found = self._assemble(structure, shared, constants, slope, site, pair)
-        return replace(found, own=found.own + self._signed(structure, swing, drop))
+        return replace(found, signed=self._signed(structure, swing, drop))
 
     def _signed(self, t: int, swing: Floats, drop: float) -> Floats:
         """Effects of either sign in a structure, ``(S, K)``."""
@@ -514,18 +572,28 @@ class Belief:
         pairs = pair_scale * (interaction + across * differ + pair.reshape(-1, k, k))
         pairs = pairs + differ * ((self.scales.factor + crossing) * model.crossing[t])[:, None, None]
         fixed = model.arrays.fixed[t, row_of(model.objective)] + constants[0] + constants[1 + t]
-        return Draw(own=own, pairs=pairs, fixed=float(fixed))
+        typical = model.typical() * self.scales.factor
+        return Draw(
+            growing=own,
+            signed=np.zeros_like(own),
+            pairs=pairs,
+            fixed=float(fixed),
+            power=self.scales.power,
+            told=self.scales.factor * base,
+            typical=typical,
+        )
 
     def predict(self, structures: Indices, choices: Indices) -> tuple[Floats, Floats]:
         """Mean and standard deviation of recipes ``(q,)``, ``(q, S)``, without measurement noise; shapes ``(q,)``."""
         query = self.model.features(structures, choices)
         scales = self.scales
-        mean = query.mean(scales.factor)
+        mean = query.mean(scales)
         constants, shared = self.model._constant_std(), self.model._shared_std()
         own = self.model.trust.deviation**2 * (np.square(query.site).sum(axis=1) + np.square(query.own).sum(axis=1))
         own = own + self.model.trust.interaction**2 * query.pair.multiply(query.pair).sum(axis=1)
         variance = np.square(query.constants) @ constants**2 + (self.model.trust.drop * query.drop) ** 2
-        variance = variance + scales.factor**2 * (np.square(query.shared) @ shared**2 + scales.deviation**2 * own)
+        grown = scales.factor * scales.slope(query.level)
+        variance = variance + grown**2 * (np.square(query.shared) @ shared**2 + scales.deviation**2 * own)
         swing = scales.swing * self.model.trust.swing * self.model.unit
         variance = variance + swing**2 * np.square(query.swing).sum(axis=1)
         if len(self.residual):
@@ -535,8 +603,3 @@ class Belief:
             variance = variance - np.einsum("qn,nq->q", cross, solved[:, 1:])
         std = np.sqrt(np.maximum(variance, (1e-9 * self.model.unit) ** 2))
         return self.model.bend(mean), std * self.model.slope(mean)
-
-
-def pair_costs(draws: list[Draw], edges: Indices) -> PairCosts:
-    """Join the neighbours' costs of several objectives for the knapsack."""
-    return PairCosts(edges=edges, costs=np.stack([d.pairs for d in draws]))

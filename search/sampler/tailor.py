@@ -8,6 +8,7 @@ are arms: what training one would open up is weighed by what its next trials wou
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -388,9 +389,14 @@ class TailorSampler(BaseSampler):
         return distinct(everything)
 
     def _solve(self, draws: list[Draw], beliefs: list[Belief], n: int, rng: np.random.Generator) -> Indices:
-        pairs = PairCosts(edges=beliefs[0].model.edges, costs=np.stack([d.pairs for d in draws]))
-        costs = np.stack([d.own for d in draws])
-        return front_choices(costs, self._arrays.allowed, rng, n_weightings=n, pairs=pairs)
+        versions = list(itertools.product(*(d.linear() for d in draws)))
+        found = []
+        for version in versions:
+            pairs = PairCosts(edges=beliefs[0].model.edges, costs=np.stack([p for _, p in version]))
+            costs = np.stack([own for own, _ in version])
+            share = -(-n // len(versions))
+            found.append(front_choices(costs, self._arrays.allowed, rng, n_weightings=share, pairs=pairs))
+        return np.concatenate(found)
 
     def _neighbours(self, base: Indices, n: int, rng: np.random.Generator) -> Indices:
         """Recipes that differ from others at one to three sites."""

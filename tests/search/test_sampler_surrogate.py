@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -80,6 +82,27 @@ def test_samples_of_the_belief_spread_as_its_prediction_says() -> None:
         mean, abs=0.002
     )  # prices of divergence are kept from turning into gifts
     assert totals.std(axis=0) == pytest.approx(std, rel=0.4)
+
+
+def test_losses_that_grow_faster_than_the_divergence_are_foretold_from_uniform_formats_and_a_few() -> None:
+    rng = np.random.default_rng(0)
+    mixed = np.where(rng.uniform(size=(60, _SITES)) < rng.uniform(size=(60, 1)), 3, rng.integers(1, 3, (60, _SITES)))
+    uniform = np.repeat(np.arange(4)[:, None], _SITES, axis=1)
+    choices = np.vstack([uniform, mixed])
+    losses = 0.3 * (_DIVERGENCE[choices].sum(axis=1) / 0.6) ** 1.6
+    space, table = _told(np.zeros((_SITES, 4)))
+    structures = np.zeros(len(choices), dtype=np.int64)
+    told, errors = slice(0, 8), {}
+    for spread in (0.0, 0.5):
+        model = AdditiveModel.of("accuracy", space, table.arrays(space), unit=0.1)
+        model = replace(model, trust=replace(model.trust, power_log_std=spread))
+        belief = model.condition(structures[told], choices[told], losses[told])
+        mean, std = belief.predict(structures[8:], choices[8:])
+        errors[spread] = float(np.abs(mean - losses[8:]).mean())
+    assert belief.scales.power > 1.2
+    assert errors[0.5] < 0.5 * errors[0.0]
+    assert np.sqrt(np.mean(((mean - losses[8:]) / std) ** 2)) < 2.0
+    assert belief.draw(0).total(model.edges, choices[8:]) == pytest.approx(mean, abs=0.01)  # what is solved for
 
 
 @pytest.mark.parametrize("seed", range(3))
