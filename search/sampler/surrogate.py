@@ -4,6 +4,10 @@ A value is modelled as the prior's sum times a learned factor, plus deviations t
 whole sum, of each option by name, of each structure), plus deviations of each (site, option), plus interactions of
 neighbours, plus noise. Deviations are relative: an option that is believed to cost much may be wrong by much.
 
+A loss may grow faster than the prior's sum: as a power of it, in proportion at the sum of typical options. Little rounding
+flips few answers, much of it ever more. The power is read off the trials; deviations count by the slope at each recipe's
+own sum, and the knapsack is solved with the slopes at a small, a typical and a large one.
+
 A loss of accuracy has a part of either sign beside that. Rounding moves the outputs by some distance; the output's
 divergence, which the prior counts, grows with its square and is never negative, while the metric also changes in
 proportion to it, up or down. Each (site, option) has such an effect, of a size in proportion to the root of its
@@ -402,7 +406,7 @@ class Scales:
     power: float = 1.0
 
     def slope(self, level: Floats) -> Floats | float:
-        """By how much more a deviation counts than at the typical sum, at sums that are so many times that."""
+        """Derivative of the grown sum, by which deviations count, at sums that are ``level`` (``(n,)``) times the typical one."""
         return 1.0 if self.power == 1.0 else self.power * level ** (self.power - 1.0)
 
 
