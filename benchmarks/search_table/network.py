@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import os
 import time
@@ -41,8 +40,11 @@ _AGREE = 1.01
 _QUICKEST = 5
 """So many must agree; the slowest of them is the time."""
 
-_MOST_TURNS = 32
+_MOST_TURNS = 8
 """So many times the wanted turns are taken until they do."""
+
+_REFERENCE_TURNS = 256
+"""The wanted turns of the uniform model with the original, whose ratio is in every latency of a table."""
 
 _GIVE_WAY_S = 0.02
 """After each step, so that a waiting process wakes up and gets the lock first."""
@@ -62,7 +64,7 @@ class Network:
         table: JSON lines of what was measured, read and extended; processes beside each other may share it, what the
             first of them wrote counts. While one of them takes times, the others wait.
         runs: inferences a timed block.
-        turns: blocks of the original, and as many of the candidate, at least.
+        turns: blocks of the candidate, and as many of the uniform 8-bit model, at least.
     """
 
     def __init__(
@@ -93,7 +95,9 @@ class Network:
         """Loss on the ``fresh`` samples, by recipe."""
         self.drops: dict[tuple[str, str], float] = {}
         """Loss on the ``few`` samples with one site alone changed, by site and format."""
-        self._quickest: list[int] = []  # inferences of the original, nanoseconds
+        self.uniform_ratio: float | None = None
+        """Latency of the uniform 8-bit model over the original's."""
+        self._uniform: onnxruntime.InferenceSession | None = None
         self.told_s: float | None = None
         """Seconds that :meth:`told` took when nothing was known."""
         self._read_until = 0
@@ -174,12 +178,28 @@ class Network:
         return open_session(unpack_model(onnx.load_from_string(model)).SerializeToString(), options)
 
     def _latency_ratio(self, ours: onnxruntime.InferenceSession) -> float:
-        """Candidate over original, each undisturbed: the fifth quickest inference, in turns until five agree on both.
+        """Candidate over original: timed in turns with the uniform 8-bit model, whose share of the original is taken once.
 
-        What else a machine does only adds time. Medians of blocks still move by 5 % on a machine whose cores are shared
-        with others, and a sampler with twenty times the evaluations then wins by the luckiest of its timings; the quickest
-        inferences repeat within 0.3 %.
+        What else a machine does only adds time, so the fifth quickest inference counts: medians of blocks move by 5 % on a
+        machine whose cores are shared with others, and a sampler with twenty times the evaluations then wins by the luckiest
+        of its timings. What shared caches and clocks do to all for seconds goes out of the ratio of two models that are
+        alike, not out of that to the original, which is held back by memory.
         """
+        with self._alone():
+            if self._uniform is None:
+                made = self.composer.compose({s: Format.parse(o[1]) for s, o in self._options().items()})
+                self._uniform = self._session(made.model_bytes, threads=1)
+            if self.uniform_ratio is None:
+                uniform, original = self._in_turns(self._uniform, self._origin, least=_REFERENCE_TURNS)
+                self._keep({"uniform": uniform / original})
+            assert self.uniform_ratio is not None
+            candidate, uniform = self._in_turns(ours, self._uniform, least=self.turns)
+        return self.uniform_ratio * candidate / uniform
+
+    def _in_turns(
+        self, one: onnxruntime.InferenceSession, other: onnxruntime.InferenceSession, *, least: int
+    ) -> tuple[float, float]:
+        """Undisturbed nanoseconds of both: the fifth quickest inference, in turns until five agree on both."""
 
         def block(session: onnxruntime.InferenceSession) -> list[int]:
             session.run(None, self.feed)
@@ -190,20 +210,14 @@ class Network:
                 times.append(time.perf_counter_ns() - started)
             return times
 
-        original: list[int] = []
-        candidate: list[int] = []
-        with self._alone():
-            if not self._quickest:
-                blocks = (block(self._origin) for _ in range(_MOST_TURNS * self.turns // 2))
-                self._quickest = sorted(itertools.chain.from_iterable(blocks))[:_QUICKEST]
-            for turn in range(1, _MOST_TURNS * self.turns + 1):
-                original = sorted(original + block(self._origin))[:_QUICKEST]
-                candidate = sorted(candidate + block(ours))[:_QUICKEST]
-                self._quickest = min(original, self._quickest, key=lambda times: times[-1])
-                settled = original[-1] <= _AGREE * self._quickest[-1] and candidate[-1] <= _AGREE * candidate[0]
-                if turn >= self.turns and settled:
-                    break
-        return candidate[-1] / self._quickest[-1]
+        ours: list[int] = []
+        theirs: list[int] = []
+        for turn in range(1, _MOST_TURNS * least + 1):
+            ours = sorted(ours + block(one))[:_QUICKEST]
+            theirs = sorted(theirs + block(other))[:_QUICKEST]
+            if turn >= least and all(times[-1] <= _AGREE * times[0] for times in (ours, theirs)):
+                break
+        return ours[-1], theirs[-1]
 
     def _alone(self) -> AbstractContextManager[None]:
         """Take times while no other process of the table computes."""
@@ -296,6 +310,8 @@ class Network:
             self.drops = self.drops or {(site, name): drop for site, name, drop in row["drops"]}
         elif "told_s" in row:
             self.told_s = self.told_s or row["told_s"]
+        elif "uniform" in row:
+            self.uniform_ratio = self.uniform_ratio or row["uniform"]
         elif "ratio" in row:
             self.ratios.setdefault(row["kernels"], row["ratio"])
         else:
