@@ -40,7 +40,7 @@ _AGREE = 1.01
 _QUICKEST = 5
 """So many must agree; the slowest of them is the time."""
 
-_MOST_TURNS = 8
+_MOST_TURNS = 4
 """So many times the wanted turns are taken until they do."""
 
 _REFERENCE_TURNS = 256
@@ -65,6 +65,8 @@ class Network:
             first of them wrote counts. While one of them takes times, the others wait.
         runs: inferences a timed block.
         turns: blocks of the candidate, and as many of the uniform 8-bit model, at least.
+        score_threads: scores are taken with so many, which changes no output; one for each core by default. Times are
+            always taken with one.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Network:
         table: Path | None,
         runs: int = 8,
         turns: int = 16,
+        score_threads: int | None = None,
     ) -> None:
         self.name = name
         self.composer = composer
@@ -87,6 +90,7 @@ class Network:
         self.table = table
         self.runs = runs
         self.turns = turns
+        self.score_threads = score_threads or os.cpu_count() or 1
         self.known: dict[str, tuple[float, float]] = {}
         """Loss on the ``seen`` samples and size over the original's, by recipe."""
         self.ratios: dict[str, float] = {}
@@ -170,11 +174,8 @@ class Network:
         return self.fresh_loss[key]
 
     def _session(self, model: bytes, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-        """Open a file in its unpacked form: the same kernels and outputs bit for bit, in a tenth of the loading time.
-
-        Scores are taken with a thread for each core, which changes no output; times with one.
-        """
-        options = RuntimeOptions(intra_op_threads=threads or os.cpu_count() or 1)
+        """Open a file in its unpacked form: the same kernels and outputs bit for bit, in a tenth of the loading time."""
+        options = RuntimeOptions(intra_op_threads=threads or self.score_threads)
         return open_session(unpack_model(onnx.load_from_string(model)).SerializeToString(), options)
 
     def _latency_ratio(self, ours: onnxruntime.InferenceSession) -> float:
