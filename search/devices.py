@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from modeltailor.search.front import Figures, history_figures, recommend, violations
+from modeltailor.search.front import TIE, Figures, as_fast, history_figures, recommend, violations
 from modeltailor.search.records import FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget
 
@@ -149,7 +149,7 @@ class Compromise:
         key: of the recipe.
         slowdowns: by device, how many times slower it is than that device's own recommended model; below 1 where it is
             faster (and loses in size or accuracy).
-        tied: whether on every device it cannot be told apart in speed from that device's recommended model.
+        tied: whether on every device it is as fast as that device's recommended model, as far as one can tell.
     """
 
     key: str
@@ -175,8 +175,10 @@ def pool_of(history: RunHistory) -> dict[str, Figures]:
 def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> tuple[Compromise, ...]:
     """Return the models that keep every limit on every device, the best compromise first.
 
-    The best one has the smallest slow-down, on the device where it is worst off, against the model that this device
-    would choose by itself; of models within 1 % of it, the smallest file.
+    What all devices choose by themselves is the best one. Else it is, as everywhere, the most accurate one if accuracy has
+    no limit; with one, the model with the smallest slow-down, on the device where it is worst off, against the model that
+    this device would choose by itself; of models that are as fast as those, or within 2 % of the best compromise, the
+    smallest file.
 
     Args:
         views: the run as each device sees it, by name, from :func:`history_on`.
@@ -185,23 +187,31 @@ def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> t
     pools = {name: pool_of(view) for name, view in views.items()}
     budgets = {name: budget_on(view) for name, view in views.items()}
     best = {n: recommend(pool.values(), budgets[n], minimize=minimize) for n, pool in pools.items()}
-    if any(b is None for b in best.values()):
+    choices = {n: b for n, b in best.items() if b is not None}
+    if len(choices) < len(best):
         return ()
-    shared = set.intersection(*(set(pool) for pool in pools.values()))
-    found: list[tuple[Compromise, int]] = []
-    for key in sorted(shared):
-        if any(violations(pools[n][key], budgets[n], minimize=minimize) for n in pools):
+    agreed = {b.key for b in choices.values()}
+    by_accuracy = all(b.max_drop is None and b.min_accuracy is None for b in budgets.values())
+    sign = 1.0 if minimize else -1.0
+
+    def order(made: Compromise) -> tuple[bool, float, int, float, int, str]:
+        figures = next(iter(pools.values()))[made.key]
+        accuracy = sign * figures.accuracy.value
+        steps = 0 if made.tied else max(0, round(math.log(max(made.worst, 1e-9)) / TIE))
+        chosen_by_all = agreed == {made.key}
+        return (not chosen_by_all, accuracy if by_accuracy else 0.0, steps, made.worst if by_accuracy else 0.0,
+                figures.size_bytes, made.key)  # fmt: skip
+
+    found: list[Compromise] = []
+    for key in set.intersection(*(set(pool) for pool in pools.values())):
+        mine = {n: pool[key] for n, pool in pools.items()}
+        if any(violations(mine[n], budgets[n], minimize=minimize) for n in pools):
             continue
-        slowdowns, tied = [], True
-        for name, chosen in best.items():
-            mine = pools[name][key]
-            assert chosen is not None
-            slowdowns.append((name, chosen.speedup.value / mine.speedup.value))
-            tied = tied and (key == chosen.key or mine.speedup.high >= chosen.speedup.low)
-        made = Compromise(key=key, slowdowns=tuple(slowdowns), tied=tied)
-        found.append((made, next(iter(pools.values()))[key].size_bytes))
-    found.sort(key=lambda row: (round(math.log(max(row[0].worst, 1e-9)) / 0.01), row[1], row[0].key))
-    return tuple(made for made, _ in found)
+        slowdowns = tuple((n, b.speedup.value / mine[n].speedup.value) for n, b in choices.items())
+        found.append(
+            Compromise(key=key, slowdowns=slowdowns, tied=all(as_fast(mine[n], b) for n, b in choices.items()))
+        )
+    return tuple(sorted(found, key=order))
 
 
 def is_met_on_all(views: Sequence[RunHistory], *, minimize: bool = False) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "Limit",
     "Margin",
     "Objective",
+    "as_fast",
     "figures_of",
     "history_figures",
     "margins",
@@ -197,7 +198,7 @@ def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = Fal
     if budget.max_drop is None and budget.min_accuracy is None:
         return min(feasible, key=lambda m: (sign * m.accuracy.value, -m.speedup.value, m.size_bytes, m.key))
     fastest = max(feasible, key=lambda m: (m.speedup.value, m.key))
-    tied = [m for m in feasible if m.speedup.value >= fastest.speedup.value * (1.0 - TIE) or same_speed(fastest, m)]
+    tied = [m for m in feasible if as_fast(m, fastest)]
     smallest = min(m.size_bytes for m in tied)
     small = [m for m in tied if m.size_bytes <= smallest * (1.0 + TIE)]
     return min(small, key=lambda m: (sign * m.accuracy.value, m.size_bytes, -m.speedup.value, m.key))
@@ -215,6 +216,11 @@ def speed_ratio(a: Figures, b: Figures) -> tuple[float, float, float]:
 def same_speed(a: Figures, b: Figures) -> bool:
     """Whether two models cannot be told apart in speed: the interval of the ratio holds 1."""
     return abs(log(a.speedup.value / b.speedup.value)) <= _joined_half(a, b)
+
+
+def as_fast(a: Figures, b: Figures) -> bool:
+    """Whether a decision need not mind which is faster: a is, or ties with b, within :data:`TIE` or in the interval."""
+    return a.speedup.value >= b.speedup.value * (1.0 - TIE) or same_speed(a, b)
 
 
 def _joined_half(a: Figures, b: Figures) -> float:

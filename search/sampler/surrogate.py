@@ -29,68 +29,13 @@ from scipy.sparse import csr_array
 
 from modeltailor.search.front import Objective
 from modeltailor.search.sampler.costs import CostArrays, row_of
+from modeltailor.search.sampler.draw import LEAST_LEVEL, Draw, Floats, Indices
 from modeltailor.search.sampler.space import SearchSpace
+from modeltailor.search.sampler.trust import Trust
 
-__all__ = ["AdditiveModel", "Belief", "Draw", "Trust"]
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
+__all__ = ["AdditiveModel", "Belief"]
 
 _EVIDENCE_ROWS = 96  # hyperparameters are read off at most this many trials: the cost grows with the cube
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trust:
-    """How far the prior of one objective is trusted before any trial.
-
-    Attributes:
-        factor_log_std: standard deviation of the logarithm of the factor between prior and reality.
-        deviation: expected relative error of a single (site, option).
-        shared: expected relative error that all sites share, or all sites with the same option.
-        interaction: expected strength of neighbours' interactions relative to their own costs.
-        noise: expected noise of a measurement, relative to the objective's unit.
-        relative_noise: error of the additive form itself, relative to the value.
-        swing: standard deviation of what all sites' effects of either sign add up to, relative to the objective's unit.
-        drop: expected relative error of the measured drops as a whole.
-        power_log_std: standard deviation of the logarithm of the power by which values grow with the prior's sum; 0 where
-            they are proportional to it.
-    """
-
-    factor_log_std: float
-    deviation: float
-    shared: float
-    interaction: float
-    noise: float
-    relative_noise: float
-    swing: float = 0.0
-    drop: float = 0.0
-    power_log_std: float = 0.0
-
-    @staticmethod
-    def default(objective: Objective) -> Trust:
-        """Sizes are arithmetic, latencies are measured, losses are guessed from single changes, memory is rough."""
-        match objective:
-            case "accuracy":
-                return Trust(
-                    factor_log_std=1.0, deviation=0.4, shared=0.5, interaction=0.3, noise=0.01, relative_noise=0.1,
-                    swing=0.06, drop=0.4, power_log_std=0.5,
-                )  # fmt: skip
-            case "elsewhere":  # other devices are only roughly like the first one
-                return Trust(
-                    factor_log_std=0.4, deviation=0.3, shared=0.3, interaction=0.03, noise=0.01, relative_noise=0.0
-                )
-            case "latency":
-                return Trust(
-                    factor_log_std=0.2, deviation=0.15, shared=0.15, interaction=0.03, noise=0.01, relative_noise=0.0
-                )
-            case "size":
-                return Trust(
-                    factor_log_std=0.02, deviation=0.01, shared=0.01, interaction=0.0, noise=1e-4, relative_noise=0.0
-                )
-            case "memory":
-                return Trust(
-                    factor_log_std=0.5, deviation=0.3, shared=0.3, interaction=0.0, noise=0.02, relative_noise=0.0
-                )
 
 
 _FACTORS = np.array(
@@ -100,57 +45,6 @@ _DEVIATIONS = np.array([0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.0])  # as multiples o
 _NOISES = np.array([0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
 _SWINGS = np.array([0.03, 0.1, 0.3, 1.0, 3.0])
 _POWERS = np.array([0.7, 0.85, 1.0, 1.15, 1.3, 1.45, 1.6, 1.8, 2.0])
-_LEAST_LEVEL = 1e-3  # sums below this share of the typical one grow no slower
-_LEVELS = (0.2, 1.0, 4.0)  # sums, as shares of the typical one, at which a value's growth is taken for its costs
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Draw:
-    """One version of an objective's costs: the expected one, or a sample.
-
-    Attributes:
-        growing: cost of each option at each site by the prior and its deviations, ``(S, K)``.
-        signed: effect of either sign of each option at each site, ``(S, K)``.
-        pairs: costs between neighbours, ``(E, K, K)``.
-        fixed: what is paid anyway.
-        told: what the prior expects of each option, of which ``growing`` is a correction, ``(S, K)``.
-        power: with which values grow with the sum of what was told.
-        typical: sum at which that growth is in proportion.
-    """
-
-    growing: Floats
-    signed: Floats
-    pairs: Floats
-    fixed: float
-    told: Floats
-    power: float = 1.0
-    typical: float = 1.0
-
-    @property
-    def own(self) -> Floats:
-        """Cost of each option at each site around the typical sum, ``(S, K)``."""
-        return self.growing + self.signed
-
-    def linear(self) -> list[tuple[Floats, Floats]]:
-        """Costs of options and pairs as they add up around small, typical and large sums; one entry if it is all the same."""
-        if self.power == 1.0:
-            return [(self.own, self.pairs)]
-        slopes = [self.power * level ** (self.power - 1.0) for level in _LEVELS]
-        return [(slope * self.growing + self.signed, slope * self.pairs) for slope in slopes]
-
-    def total(self, edges: Indices, choices: Indices) -> Floats:
-        """Value of choices ``(n, S)``; shape ``(n,)``."""
-        sites = np.arange(choices.shape[1])
-        grown: Floats = self.growing[sites, choices].sum(axis=1)
-        if len(edges):
-            a, b = choices[:, edges[:, 0]], choices[:, edges[:, 1]]
-            grown = grown + self.pairs[np.arange(len(edges)), a, b].sum(axis=1)
-        if self.power != 1.0:
-            told = self.told[sites, choices].sum(axis=1)
-            level = np.maximum(told / self.typical, _LEAST_LEVEL)
-            grown = level ** (self.power - 1.0) * (told + self.power * (grown - told))
-        out: Floats = self.fixed + grown + self.signed[sites, choices].sum(axis=1)
-        return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -281,7 +175,7 @@ class AdditiveModel:
             structures=structures,
             fixed=self.arrays.fixed[structures, row_of(self.objective)],
             total=total + crossing,
-            level=np.maximum((total + crossing) / self.typical(), _LEAST_LEVEL),
+            level=np.maximum((total + crossing) / self.typical(), LEAST_LEVEL),
             drop=drop,
             shared=np.column_stack([
                 total, by_name, which * total[:, None], crossing, pair.sum(axis=1), (crossed * pair).sum(axis=1),

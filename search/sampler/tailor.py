@@ -25,10 +25,11 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
 from modeltailor.search.hypervolume import Boxes, cut_boxes, non_dominated
 from modeltailor.search.sampler.costs import CostArrays, CostTable
+from modeltailor.search.sampler.draw import Draw
 from modeltailor.search.sampler.goal import DEFAULT_LOSS, LEAST_TARGET, Goal
 from modeltailor.search.sampler.knapsack import PairCosts, distinct, front_choices
 from modeltailor.search.sampler.space import SearchSpace
-from modeltailor.search.sampler.surrogate import AdditiveModel, Belief, Draw
+from modeltailor.search.sampler.surrogate import AdditiveModel, Belief
 
 __all__ = ["TailorSampler"]
 

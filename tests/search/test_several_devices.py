@@ -20,7 +20,7 @@ from modeltailor.search.devices import (
     pool_of,
 )
 from modeltailor.search.front import pareto_front, recommend
-from modeltailor.search.records import IntervalRecord, PlaceRecord, TrialRecord
+from modeltailor.search.records import AccuracyRecord, IntervalRecord, PlaceRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, FakeDevice
 
 
@@ -133,8 +133,8 @@ def test_device_that_goes_away_costs_nothing_that_was_found(trained_digits: Path
     assert len(done.history.trials) == 6
 
 
-def interval(value: float) -> IntervalRecord:
-    return IntervalRecord(value=value, low=value * 0.99, high=value * 1.01, evidence="measured-here")
+def interval(value: float, half: float = 0.01) -> IntervalRecord:
+    return IntervalRecord(value=value, low=value * (1 - half), high=value * (1 + half), evidence="measured-here")
 
 
 def trial(**places: float | str) -> TrialRecord:
@@ -179,6 +179,50 @@ def test_a_model_that_fails_on_one_device_is_only_missing_there(run: modeltailor
     assert best not in pool_of(there)
     views = {n: history_on(changed, n) for n in device_names(changed)}
     assert best not in {c.key for c in good_on_all(views)}
+
+
+def seen(
+    run: modeltailor.Run, figures: dict[str, tuple[float, int, float]], budget: dict[str, float], half: float = 0.01
+) -> RunHistory:
+    """The run as a device sees it where each model has this speed, with an interval, and this size and accuracy."""
+
+    def made(number: int, key: str) -> TrialRecord:
+        speed, size_bytes, value = figures[key]
+        accuracy = AccuracyRecord(value=value, low=value - 0.01, high=value + 0.01, n_samples=1000)
+        changed = {"number": number, "key": key, "speedup": interval(speed, half), "size_bytes": size_bytes}
+        return trial().model_copy(update={**changed, "accuracy": accuracy})
+
+    trials = tuple(made(number, key) for number, key in enumerate(figures))
+    return replace(run.history, run=run.history.run.model_copy(update={"budget": budget}), trials=trials, finals=())
+
+
+def test_what_all_devices_choose_is_best_on_all_though_another_one_is_faster(run: modeltailor.Run) -> None:
+    figures = {"fast": (2.01, 90, 0.9), "small": (2.0, 50, 0.9), "slow": (1.5, 40, 0.9)}
+    limited = seen(run, figures, {"max_drop": 1.0})
+    assert recommend(pool_of(limited).values(), budget_on(limited)).key == "small"  # type: ignore[union-attr]
+    assert [c.key for c in good_on_all({"a": limited, "b": limited})] == ["small", "fast", "slow"]
+    free = seen(run, figures | {"exact": (1.1, 200, 0.95)}, {})
+    assert good_on_all({"a": free, "b": free})[0].key == "exact"  # without a limit on accuracy
+
+
+def test_accuracy_without_a_limit_comes_first_on_all_devices_too(run: modeltailor.Run) -> None:
+    views = {
+        "a": seen(run, {"exact": (1.0, 200, 0.95), "good": (1.2, 200, 0.93), "poor": (3.0, 50, 0.8)}, {}),
+        "b": seen(run, {"good": (1.1, 200, 0.93), "poor": (2.0, 50, 0.8)}, {}),
+    }
+    assert [c.key for c in good_on_all(views)] == ["good", "poor"]
+
+
+def test_ties_on_all_devices_are_those_of_the_recommendation(run: modeltailor.Run) -> None:
+    """Intervals that overlap by a hair are no tie: two independent errors hardly ever point at each other."""
+    a = {"x": (2.00, 90, 0.9), "y": (1.97, 50, 0.9), "z": (1.87, 40, 0.9)}
+    b = {"x": (2.00, 90, 0.9), "y": (1.87, 80, 0.9), "z": (1.97, 40, 0.9)}
+    views = {name: seen(run, figures, {"max_drop": 1.0}, half=0.03) for name, figures in {"a": a, "b": b}.items()}
+    found = {c.key: c for c in good_on_all(views)}
+    assert dict(found["y"].slowdowns) == pytest.approx({"a": 1.0, "b": 1.97 / 1.87})
+    assert not found["y"].tied  # 5 % apart: their intervals overlap, the interval of the ratio does not hold 1
+    assert found["x"].tied
+    assert next(iter(found)) == "x"
 
 
 def test_candidate_that_crashes_there_keeps_its_figures_here(tmp_path: Path) -> None:
