@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from modeltailor.reports.summary import Judged, LimitCheck, ModelSummary, RunSummary
-from modeltailor.search.front import Figures, Limit, margins, recommend
+from modeltailor.search.front import Figures, Limit, least_accuracy, margins, recommend
 from modeltailor.search.records import RunRecord
 from modeltailor.targets import Budget
 
@@ -68,7 +68,7 @@ def judged(f: Figures, minimize: bool) -> Judged:
         size_bytes=f.size_bytes,
         memory_bytes=f.memory_bytes,
         drop_points=drop,
-        accuracy=f.accuracy.high if minimize else f.accuracy.low,
+        accuracy=least_accuracy(f, minimize=minimize),
     )
 
 

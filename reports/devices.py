@@ -9,7 +9,7 @@ from modeltailor.errors import shown
 from modeltailor.reports.summary import DeviceSummary, OnAllDevices, RunSummary
 from modeltailor.reports.wording import bytes_text, ms_text, percent, ratio
 from modeltailor.search.devices import Compromise, budget_on, device_names, good_on_all, history_on, pool_of
-from modeltailor.search.front import pareto_front, recommend, violations
+from modeltailor.search.front import front_under, recommend, violations
 from modeltailor.search.records import RunHistory
 from modeltailor.targets import Budget
 
@@ -34,7 +34,7 @@ def summarize_devices(
     found = []
     for name, view in views.items():
         pool, budget = pool_of(view), budget_on(view)
-        front = pareto_front(pool.values(), minimize=minimize)
+        front = front_under(pool.values(), budget, minimize=minimize)
         best = recommend(pool.values(), budget, minimize=minimize)
         found.append(
             DeviceSummary(

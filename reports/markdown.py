@@ -97,6 +97,8 @@ def render_markdown(summary: RunSummary) -> str:
         lines += _table(shown_models, summary)
         if len(shown_models) < len(front):
             lines += [f"{len(front) - len(shown_models)} more in `summary.json` and `report.html`.", ""]
+    if chosen and not chosen.on_front and chosen.role not in ("fp32", "baseline"):
+        lines += ["## Chosen, beside the front", "", *_table([chosen], summary)]
     uniforms = [m for m in summary.models if m.role in ("fp32", "baseline")]
     if uniforms:
         lines += ["## The original and the uniform settings", "", *_table(uniforms, summary)]

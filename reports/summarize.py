@@ -9,7 +9,7 @@ from statistics import median
 
 from modeltailor.compress.vocabulary import recipe_from_plain
 from modeltailor.reports.absent import summarize_absent
-from modeltailor.reports.choice import budget_of, choosable, judged, limit_checks
+from modeltailor.reports.choice import budget_of, judged, limit_checks
 from modeltailor.reports.devices import summarize_devices
 from modeltailor.reports.importance import option_importance
 from modeltailor.reports.layers import Profile, missing_layers, site_summaries
@@ -31,10 +31,9 @@ from modeltailor.reports.verdict import verdict_of
 from modeltailor.search.devices import pool_of
 from modeltailor.search.front import (
     Figures,
-    Objective,
     figures_of,
+    front_under,
     nearest,
-    pareto_front,
     recommend,
     same_speed,
     speed_ratio,
@@ -98,17 +97,11 @@ class _Run:
         self.original = history.baseline.sites if history.baseline else ()
         self.sensitivities = {(s, f): v for s, f, v in history.sensitivities}
         self.uniforms = tuple(k for k, t in self.trials.items() if t.role == "baseline" and k in self.figures)
-        self.front = self._front()
-        self.best_uniform = self._best(self.uniforms)
-
-    def _front(self) -> tuple[str, ...]:
-        keys = dict.fromkeys([*pool_of(self.history), self.baseline])
-        pool = [self.figures[k] for k in keys if k in self.figures]
-        with_memory = self.budget.memory_bytes is not None and all(f.memory_bytes is not None for f in pool)
-        objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
-        if with_memory:
-            objectives = (*objectives, "memory")
-        return tuple(f.key for f in pareto_front(pool, minimize=self.minimize, objectives=objectives))
+        keys = dict.fromkeys([*pool_of(history), self.baseline])
+        self.pool = [self.figures[k] for k in keys if k in self.figures]
+        self.front = tuple(f.key for f in front_under(self.pool, self.budget, minimize=self.minimize))
+        # one that was not certified would be excused from what the others must keep on ``test``
+        self.best_uniform = self._best([k for k in self.uniforms if k in self.finals] or self.uniforms)
 
     def _best(self, keys: Sequence[str]) -> str:
         models = [self.figures[k] for k in keys]
@@ -228,12 +221,13 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
         history = _with_budget(history, limits)
     run = _Run(history, files or {})
     record = history.run
-    keys = dict.fromkeys([*([run.baseline] if run.baseline else []), *run.uniforms, *run.front])
+    best = recommend(run.pool, run.budget, minimize=run.minimize)
+    chosen = best or nearest(run.pool, run.budget, minimize=run.minimize)
+    keys = dict.fromkeys([
+        *([run.baseline] if run.baseline else []), *run.uniforms, *run.front, *(k for k in run.finals if k in run.figures),
+        *([chosen.key] if chosen else []),
+    ])  # fmt: skip
     models = tuple(run.model(k) for k in keys)
-    pool = [run.figures[m.key] for m in choosable(models)]
-    best = recommend(pool, run.budget, minimize=run.minimize)
-    close = nearest(pool, run.budget, minimize=run.minimize)
-    chosen = best or close
     file = "best.onnx" if budget is None else next((m.file for m in models if chosen and m.key == chosen.key), "")
     metric = MetricFacts(
         name=str(record.metric.get("name", "accuracy")),
@@ -281,8 +275,10 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
 
 
 def _with_budget(history: RunHistory, limits: dict[str, float | int | None]) -> RunHistory:
+    shared = {n: limits[n] for n in ("size_bytes", "min_accuracy", "max_drop")}  # the others are each device's own
+    elsewhere = tuple(d.model_copy(update={"budget": d.budget | shared}) for d in history.run.elsewhere)
     return RunHistory(
-        run=history.run.model_copy(update={"budget": limits}),
+        run=history.run.model_copy(update={"budget": limits, "elsewhere": elsewhere}),
         trials=history.trials,
         finals=history.finals,
         stopped=history.stopped,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["print_summary", "render_terminal", "verdict_lines"]
 
+_BESIDE_THE_FRONT = "Chosen, beside the front: what is there misses a limit, or ties with it"
+
 
 def _table(models: list[ModelSummary], summary: RunSummary, title: str, plain: bool) -> Table:
     from rich import box
@@ -72,9 +74,11 @@ def print_summary(summary: RunSummary, file: IO[str] | None = None, *, width: in
         console.print(_table(front, summary, f"Front ({len(front)} model{'s' * (len(front) != 1)})", plain))
     if uniforms:
         console.print(_table(uniforms, summary, "Uniform settings that are not on the front", plain))
+    chosen = summary.model_of(summary.verdict.key)
+    if chosen and chosen not in (*front, *uniforms):
+        console.print(_table([chosen], summary, _BESIDE_THE_FRONT, plain))
     console.print()
     console.print(Text(shown(summary.verdict.headline, 500), style="bold"))
-    chosen = summary.model_of(summary.verdict.key)
     for check in chosen.limits if chosen else ():
         style = "green" if check.met else "red"
         console.print(Text(f"  {'+' if check.met else 'x'} {limit_sentence(check, summary.metric)}", style=style))

@@ -13,7 +13,7 @@ from modeltailor.search.records import Certificate
 from modeltailor.targets import Device, Inputs
 from modeltailor.targets.agent.device_side import DROPPED, SHORTEST_BLOCK
 
-__all__ = ["Contender", "certified_verdict", "certify_latency", "fitting", "least_seconds"]
+__all__ = ["Contender", "certified_verdict", "certify_latency", "fitting", "least_seconds", "longest_pair_s"]
 
 _CERTIFYING_PAIRS = 10
 _FEWEST = 3
@@ -70,7 +70,6 @@ def certify_latency(
     kept = fitting(contenders, seconds)
     while kept:
         say(f"certifying the latency of {len(kept)} finalists")
-        longest = least_seconds(kept) + _PROCESS_S * (len(kept) + 1)
         try:
             # The original is measured beside itself like any other: its interval shows what the machine's noise is.
             found = certify(
@@ -78,7 +77,7 @@ def certify_latency(
                 (baseline, *(c.path for c in kept)),
                 inputs,
                 seconds=until - time.monotonic(),
-                least_pair_s=longest,
+                least_pair_s=longest_pair_s(kept),
                 memory=True,
             )
         except CandidateError as error:
@@ -99,6 +98,15 @@ def certify_latency(
 def certified_verdict(measured: Measurement) -> Certificate:
     """Return a measurement's verdict, or ``compared`` where the time did not do for as many pairs as a certificate takes."""
     return measured.verdict if measured.pairs >= _CERTIFYING_PAIRS else "compared"
+
+
+def longest_pair_s(contenders: Sequence[Contender]) -> float:
+    """Seconds that a process pair of all contenders may take before it counts as hanging, one-off costs included.
+
+    Args:
+        contenders: the original first.
+    """
+    return least_seconds(contenders) + _PROCESS_S * (len(contenders) + 1)
 
 
 def least_seconds(contenders: Sequence[Contender]) -> float:

@@ -10,7 +10,7 @@ from modeltailor.compress import Recipe
 from modeltailor.search.devices import pool_of
 from modeltailor.search.executor import Task
 from modeltailor.search.fleet import device_views, publish_elsewhere, study_objectives
-from modeltailor.search.front import Objective, history_figures, pareto_front, recommend
+from modeltailor.search.front import Objective, front_under, history_figures, recommend
 from modeltailor.search.hypervolume import hypervolume
 from modeltailor.search.ledger import Ledger
 from modeltailor.search.local_executor import LocalExecutor
@@ -144,7 +144,7 @@ class Course:
         """Bring ``best.onnx``, the front and their companions up to date."""
         by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
         chosen = pool_of(history).values()
-        front = pareto_front(chosen, minimize=self.metric.minimize, objectives=self.objectives)
+        front = front_under(chosen, self.request.budget, minimize=self.metric.minimize)
         best = recommend(chosen, self.request.budget, minimize=self.metric.minimize)
         self.folder.publish(by_key[best.key] if best else None, [by_key[f.key] for f in front])
         if self.request.others:

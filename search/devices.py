@@ -194,14 +194,6 @@ def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> t
     by_accuracy = all(b.max_drop is None and b.min_accuracy is None for b in budgets.values())
     sign = 1.0 if minimize else -1.0
 
-    def order(made: Compromise) -> tuple[bool, float, int, float, int, str]:
-        figures = next(iter(pools.values()))[made.key]
-        accuracy = sign * figures.accuracy.value
-        steps = 0 if made.tied else max(0, round(math.log(max(made.worst, 1e-9)) / TIE))
-        chosen_by_all = agreed == {made.key}
-        return (not chosen_by_all, accuracy if by_accuracy else 0.0, steps, made.worst if by_accuracy else 0.0,
-                figures.size_bytes, made.key)  # fmt: skip
-
     found: list[Compromise] = []
     for key in set.intersection(*(set(pool) for pool in pools.values())):
         mine = {n: pool[key] for n, pool in pools.items()}
@@ -211,6 +203,14 @@ def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> t
         found.append(
             Compromise(key=key, slowdowns=slowdowns, tied=all(as_fast(mine[n], b) for n, b in choices.items()))
         )
+    least = min((c.worst for c in found), default=1.0)
+
+    def order(made: Compromise) -> tuple[bool, float, bool, int, float, str]:
+        figures = next(iter(pools.values()))[made.key]
+        accuracy = sign * figures.accuracy.value if by_accuracy else 0.0
+        as_good = made.tied or made.worst <= least * (1.0 + TIE)
+        return (agreed != {made.key}, accuracy, not as_good, figures.size_bytes if as_good else 0, made.worst, made.key)
+
     return tuple(sorted(found, key=order))
 
 

@@ -11,7 +11,7 @@ from modeltailor.search.auditing import audit_file
 from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
 from modeltailor.search.devices import trial_on
 from modeltailor.search.executor import accuracy_record, interval_record
-from modeltailor.search.front import Objective, figures_of, history_figures, pareto_front, recommend
+from modeltailor.search.front import figures_of, front_under, history_figures, nearest, recommend
 from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, Evidence, LocalDevice
@@ -25,7 +25,7 @@ _AUDIT_SHARE = 0.15
 
 
 def choose_finalists(
-    history: RunHistory, budget: Budget, *, minimize: bool, objectives: Sequence[Objective], most: int = MOST_FINALISTS
+    history: RunHistory, budget: Budget, *, minimize: bool, most: int = MOST_FINALISTS
 ) -> tuple[TrialRecord, ...]:
     """Return the trials worth certifying: the original, the best uniform ones, the recommended one, and the front.
 
@@ -34,13 +34,13 @@ def choose_finalists(
     """
     by_key = {t.key: t for t in reversed(history.trials) if t.is_measured}
     figures = history_figures(history)
-    front = [f.key for f in pareto_front(figures.values(), minimize=minimize, objectives=objectives)]
+    front = [f.key for f in front_under(figures.values(), budget, minimize=minimize)]
     must: list[str] = [t.key for t in history.trials if t.role == "fp32" and t.is_measured][:1]
     best = recommend(figures.values(), budget, minimize=minimize)
     if best is not None:
         must.append(best.key)
     uniform = [f for t in history.trials if t.role == "baseline" and (f := figures_of(t)) is not None]
-    chosen = recommend(uniform, budget, minimize=minimize) or max(uniform, key=lambda f: f.speedup.value, default=None)
+    chosen = recommend(uniform, budget, minimize=minimize) or nearest(uniform, budget, minimize=minimize)
     if chosen is not None:
         must.append(chosen.key)
     for axis in ("formats", "sparsity", "student"):

@@ -12,7 +12,7 @@ from modeltailor.errors import CandidateError
 from modeltailor.search.devices import budget_on, device_names, good_on_all, history_on, pool_of, trial_on
 from modeltailor.search.elsewhere import FurtherDevice
 from modeltailor.search.finalize import MOST_FINALISTS, choose_finalists
-from modeltailor.search.front import Objective, pareto_front, recommend
+from modeltailor.search.front import Objective, front_under, recommend
 from modeltailor.search.options import FormatChoice, choose_formats
 from modeltailor.search.probing import Probed, probe_device, read_table
 from modeltailor.search.records import RunHistory, TrialRecord
@@ -120,19 +120,16 @@ def device_views(history: RunHistory) -> tuple[RunHistory, ...]:
     return tuple(history_on(history, name) for name in device_names(history))
 
 
-def finalists_on_all(
-    history: RunHistory, *, minimize: bool, objectives: Sequence[Objective]
-) -> tuple[TrialRecord, ...]:
+def finalists_on_all(history: RunHistory, *, minimize: bool) -> tuple[TrialRecord, ...]:
     """Return the trials worth certifying for any of the devices: fewer for each the more devices there are."""
     views = device_views(history)
     if len(views) == 1:
-        return choose_finalists(history, budget_on(history), minimize=minimize, objectives=objectives)
+        return choose_finalists(history, budget_on(history), minimize=minimize)
     most = max(_FEWEST_FINALISTS, MOST_FINALISTS - 4 * (len(views) - 1))
     found: dict[str, TrialRecord] = {}
     own = {t.key: t for t in reversed(history.trials) if t.is_measured}
     for view in views:
-        front = objectives if all(t.peak_memory_bytes for t in view.trials if t.is_measured) else objectives[:3]
-        for trial in choose_finalists(view, budget_on(view), minimize=minimize, objectives=front, most=most):
+        for trial in choose_finalists(view, budget_on(view), minimize=minimize, most=most):
             found.setdefault(trial.key, own[trial.key])
     for compromise in good_on_all(dict(zip(device_names(history), views, strict=True)), minimize=minimize)[:1]:
         found.setdefault(compromise.key, own[compromise.key])
@@ -146,7 +143,7 @@ def publish_elsewhere(folder: RunFolder, history: RunHistory, *, minimize: bool)
     views = dict(zip(names, device_views(history), strict=True))
     for name in names[1:]:
         pool = pool_of(views[name])
-        front = pareto_front(pool.values(), minimize=minimize)
+        front = front_under(pool.values(), budget_on(views[name]), minimize=minimize)
         best = recommend(pool.values(), budget_on(views[name]), minimize=minimize)
         folder.publish(by_key[best.key] if best else None, [by_key[f.key] for f in front], device=name)
     chosen = next(iter(good_on_all(views, minimize=minimize)), None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import exp, hypot, log
+from math import exp, hypot, inf, log
 from typing import Literal
 
 from modeltailor.search.records import AccuracyRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
@@ -24,7 +24,9 @@ __all__ = [
     "Objective",
     "as_fast",
     "figures_of",
+    "front_under",
     "history_figures",
+    "least_accuracy",
     "margins",
     "nearest",
     "pareto_front",
@@ -155,10 +157,19 @@ def pareto_front(
     return tuple(sorted(kept, key=lambda m: (-m.speedup.value, m.key)))
 
 
+def front_under(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> tuple[Figures, ...]:
+    """Return the front as a budget asks for it: memory counts if it has a limit, and was measured of every model."""
+    pool = list(models)
+    with_memory = budget.memory_bytes is not None and all(m.memory_bytes is not None for m in pool)
+    objectives: tuple[Objective, ...] = ("accuracy", "latency", "size")
+    return pareto_front(pool, minimize=minimize, objectives=(*objectives, "memory") if with_memory else objectives)
+
+
 def margins(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Margin, ...]:
     """Return how a model stands to each limit, judged on the unfavourable end of each interval.
 
-    The drop is judged on the paired interval of ``search``; for finalists the drop seen on ``test`` must keep it too.
+    The drop is judged on the paired interval of ``search``; for finalists the drop seen on ``test`` must keep it too. The
+    same goes for the accuracy itself.
     """
     found: list[Margin] = []
 
@@ -178,10 +189,17 @@ def margins(figures: Figures, budget: Budget, *, minimize: bool = False) -> tupl
         points = 100.0 * loss
         found.append(Margin(limit="drop", allowed=budget.max_drop, value=points, excess=points - budget.max_drop))
     if budget.min_accuracy is not None:
-        worst = figures.accuracy.high if minimize else figures.accuracy.low
+        worst = least_accuracy(figures, minimize=minimize)
         short = 100.0 * sign * (worst - budget.min_accuracy)
         found.append(Margin(limit="accuracy", allowed=budget.min_accuracy, value=worst, excess=short))
     return tuple(found)
+
+
+def least_accuracy(figures: Figures, *, minimize: bool = False) -> float:
+    """Return what a limit on accuracy is held against: the worse end on ``search``, or the value on ``test`` if that is worse."""
+    if minimize:
+        return max(figures.accuracy.high, figures.test.value if figures.test else -inf)
+    return min(figures.accuracy.low, figures.test.value if figures.test else inf)
 
 
 def violations(figures: Figures, budget: Budget, *, minimize: bool = False) -> tuple[Margin, ...]:

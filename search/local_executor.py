@@ -234,7 +234,11 @@ class LocalExecutor:
             places = book.timed("latency elsewhere", lambda: self._screen_elsewhere(path))
         bar = None
         if task.race is not None:
-            bar = task.race.bar(size_bytes=len(built.data), speedup=screened.speedup.value)
+            bar = task.race.bar(
+                size_bytes=len(built.data),
+                speedup=screened.speedup.value,
+                memory_bytes=screened.peak_memory_bytes,
+            )
         accuracy, is_complete, is_known = book.timed(
             "score", lambda: self._search_score(path, sha256, bar, is_original)
         )

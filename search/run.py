@@ -121,17 +121,18 @@ def _is_over(course: Course) -> bool:
 
 def _finish(course: Course) -> None:
     history = course.history()
-    finalists = finalists_on_all(history, minimize=course.metric.minimize, objectives=course.objectives)
-    done = {f.key for f in history.finals}
-    if finalists and {t.key for t in finalists} != done:
+    finalists = finalists_on_all(history, minimize=course.metric.minimize)
+    done = {f.key: f for f in history.finals}
+    if any(t.key not in done for t in finalists):
         left = min(max(course.plan.time_s - course.elapsed(), 0.5 * course.reserve()), course.reserve())
         course.say(f"certifying {len(finalists)} finalists")
         finals = course.timed(
             "finals",
             lambda: certify_finalists(course.executor, finalists, seconds=left, say=course.say),
         )
-        if finals:  # else what was certified before stands
-            course.ledger.keep("finals", [f.model_dump() for f in finals])
+        if finals:  # what was certified before stands beside it: it may be the one that keeps the limits on ``test``
+            kept = done | {f.key: f for f in finals}
+            course.ledger.keep("finals", [f.model_dump() for f in kept.values()])
         else:
             course.add_notes(
                 "the finalists could not be measured again: figures are those of the trials, or certified before"

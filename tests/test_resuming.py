@@ -79,3 +79,18 @@ def test_other_data_is_refused_and_nothing_is_lost(begun: tuple[Path, Path], tmp
     with pytest.raises(StudyConflict, match="the search split changed"):
         tailor(changed, out, "search.trials=12", "search.time=900s", resume=True)
     assert len(RunFolder(out).read().trials) == 10
+
+
+def test_what_was_certified_before_stays_when_others_are_certified(begun: tuple[Path, Path], tmp_path: Path) -> None:
+    root, first = begun
+    out = Path(shutil.copytree(first, tmp_path / "run"))
+    study = RunFolder(out).study()
+    *rest, last = json.loads(study.user_attrs["finals"])
+    stays = next(
+        t for t in RunFolder(out).read().trials if t.is_measured and t.key not in {f["key"] for f in [*rest, last]}
+    )
+    slow = {**last["speedup"], "value": 0.5, "low": 0.49, "high": 0.51}  # nobody would certify it again
+    study.set_user_attr("finals", json.dumps([*rest, {**last, "key": stays.key, "speedup": slow}]))
+    run = tailor(root, out, "search.trials=10", "search.time=900s", resume=True)
+    assert {*(f["key"] for f in rest), stays.key, last["key"]} <= {f.key for f in run.history.finals}  # last: once more
+    assert stays.key in {m.key for m in run.summary.models}

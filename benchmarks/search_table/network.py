@@ -40,7 +40,7 @@ _AGREE = 1.01
 _QUICKEST = 5
 """So many must agree; the slowest of them is the time."""
 
-_MOST_TURNS = 4
+_MOST_TURNS = 3
 """So many times the wanted turns are taken until they do."""
 
 _REFERENCE_TURNS = 256

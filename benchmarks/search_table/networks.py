@@ -93,7 +93,7 @@ def minilm_network(table: Path | None, *, quick: bool) -> Network | None:
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     composer = Composer(path, calibration, cache_dir=_parts(table))
     # eight sentences are too little work for two threads
-    return Network("MiniLM", composer, _DYNAMIC, spearman, feed, table=table, runs=3, turns=24, score_threads=1)
+    return Network("MiniLM", composer, _DYNAMIC, spearman, feed, table=table, runs=3, turns=16, score_threads=1)
 
 
 NETWORKS = {"resnet20": resnet20_network, "minilm": minilm_network}

@@ -34,7 +34,7 @@ function describe(m) {
   if (m.latency) lines.push(`${MT.msText(m.latency[0])}, ${MT.bytesText(m.size)}${m.memory ? `, ${MT.bytesText(m.memory)} peak memory` : ""}`);
   if (m.search) lines.push(`${DATA.metric.name} ${MT.metricText(m.search[0], UNIT)} (${signedText(m.search)}), search split`);
   if (m.test) lines.push(`${DATA.metric.name} ${MT.metricText(m.test[0], UNIT)} (${signedText(m.test)}), test split`);
-  if (m.front !== undefined) lines.push(m.role === "fp32" ? "the original" : m.role === "baseline" ? "a uniform setting" : "on the front");
+  if (m.front !== undefined) lines.push(m.role === "fp32" ? "the original" : m.role === "baseline" ? "a uniform setting" : m.front ? "on the front" : "certified, not on the front");
   return lines;
 }
 
@@ -307,7 +307,7 @@ function legend() {
   const mark = (axis, solid) => svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, markOf(axis, 0, 0, 6, paint(axis, solid)));
   const present = new Set([...DATA.models, ...state.measured].map((m) => m.axis));
   const items = ["formats", "sparsity", "student", "none"].filter((a) => present.has(a)).map((a) => el("li", {}, mark(a, true), AXIS_WORDS[a]));
-  if (DATA.models.some((m) => !m.front)) items.push(el("li", {}, mark("formats", false), "hollow: a uniform setting that is not on the front"));
+  if (DATA.models.some((m) => !m.front)) items.push(el("li", {}, mark("formats", false), "hollow: not on the front"));
   items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("circle", { r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 })), "shown below"));
   if (state.model && state.model.ties.length) items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("circle", { r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 1.5, "stroke-dasharray": "2.5 2.5" })), "cannot be told apart from it"));
   if (state.failed.length) items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: "M-4,-4L4,4M4,-4L-4,4", stroke: "var(--bad)", "stroke-width": 1.8 })), "failed: no place in the chart"));

@@ -14,13 +14,15 @@ from modeltailor.errors import ConfigError
 from modeltailor.estimators.bench import example_inputs
 from modeltailor.estimators.latency import Measurement, budget_verdict, certify
 from modeltailor.exporting import artifact_of
+from modeltailor.search.certifying import Contender, longest_pair_s
+from modeltailor.search.devices import device_names, history_on
 from modeltailor.targets import Device
 
 if TYPE_CHECKING:
     from modeltailor.api import Run
     from modeltailor.reports import ModelSummary
 
-__all__ = ["Agreement", "Certificate", "CertifiedModel", "agreement", "certify_run"]
+__all__ = ["Agreement", "Certificate", "CertifiedModel", "agreement", "certify_run", "seen_by"]
 
 Agreement = Literal["inside", "overlaps", "differs"]
 Interval = tuple[float, float, float]
@@ -141,6 +143,8 @@ def certify_run(
     The run's own records are not changed. Inputs are made up in the shape of the model's; latency hardly depends on
     their values.
 
+    On a further device of the run's own study, limit, front and expected speeds are those of that device.
+
     Args:
         run: the run.
         device: where to measure.
@@ -156,6 +160,8 @@ def certify_run(
         DeviceError: the device failed.
     """
     started = time.monotonic()
+    facts = device.describe()
+    run = seen_by(run, facts.name)
     baseline = run.summary.model_of(run.summary.baseline)
     wanted = [run.summary.model_of(k) for k in (keys or run.summary.front)]
     models = [m for m in wanted if m is not None and baseline is not None and m.key != baseline.key]
@@ -163,6 +169,10 @@ def certify_run(
         raise ConfigError("CFG-08", run.folder, "has no models to measure beside the original", "search longer")
     files = [artifact_of(run.folder, m) for m in (baseline, *models)]
     limit = run.summary.budget.get("latency_ms")
+    expected = [
+        Contender(key=m.key, path=file, latency_ms=m.latency_ms.value)
+        for m, file in zip((baseline, *models), files, strict=True)
+    ]
     measured = certify(
         device,
         files,
@@ -172,8 +182,8 @@ def certify_run(
         limit_ms=limit,
         memory=False,
         seconds=seconds,
+        least_pair_s=max(longest_pair_s(expected), 0.5 * seconds if math.isfinite(seconds) else 0.0),
     )
-    facts = device.describe()
     made = Certificate(
         run=str(run.folder),
         device=facts.name,
@@ -190,6 +200,13 @@ def certify_run(
     )
     _keep(run.folder, made)
     return made
+
+
+def seen_by(run: Run, device: str) -> Run:
+    """Return the run as a further device of its study sees it, by name; the run itself for any other device."""
+    if device not in device_names(run.history)[1:]:
+        return run
+    return type(run)(run.folder, history_on(run.history, device))
 
 
 def _certified(model: ModelSummary, found: Measurement, limit: float | None) -> CertifiedModel:

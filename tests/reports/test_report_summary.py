@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeltailor.reports import RunSummary, budget_of, pick, summarize, summary_json
+from modeltailor.reports import RunSummary, budget_of, pick, render_markdown, render_terminal, summarize, summary_json
 from modeltailor.reports.choice import figures_of_model, limit_checks
 from modeltailor.reports.importance import epsilon_squared
 from modeltailor.reports.schema import schema_text
@@ -48,6 +49,52 @@ def test_the_front_is_that_of_the_finalists(history: RunHistory, summary: RunSum
     first = {t.key: t for t in reversed(history.trials) if t.is_measured}  # a recipe may come up twice
     figures = [f for k, t in first.items() if k in finals and (f := figures_of(t, finals[k]))]
     assert summary.front == tuple(f.key for f in pareto_front(figures))
+
+
+def test_a_model_that_alone_keeps_the_limits_is_chosen_though_others_beat_it(history: RunHistory) -> None:
+    """What is on the front by its search figures may miss the limit on ``test``; a run published the other one already."""
+    summary = summarize(history)
+    best = summary.model_of(summary.best)
+    assert best is not None
+    old = next(f for f in history.finals if f.key == best.key)
+    by_key = {t.key: t for t in history.trials if t.is_measured}
+    off = next(k for k in by_key if k not in summary.front and k not in {f.key for f in history.finals})
+    worse = by_key[best.key].model_copy(update={
+        "key": off, "number": by_key[off].number, "recipe": by_key[off].recipe, "size_bytes": best.size_bytes + 1000,
+    })  # fmt: skip
+    missed = old.test_accuracy.model_copy(update={"difference": -0.5})
+    finals = [f.model_copy(update={"test_accuracy": missed}) for f in history.finals if f.key != summary.baseline]
+    beaten = replace(
+        history,
+        trials=tuple(worse if t.key == off else t for t in history.trials),
+        finals=(*finals, old.model_copy(update={"key": off})),
+    )
+    found = summarize(beaten, Budget(max_drop=1.0, size_bytes=best.size_bytes + 2000, latency_ms=old.latency_ms.high))
+    assert off not in found.front
+    assert found.best == found.verdict.key == off
+    assert (chosen := found.model_of(off)) is not None
+    assert chosen.finalist
+    assert (picked := pick(found, budget_of(beaten.run.model_copy(update={"budget": found.budget})))) is not None
+    assert picked.key == off
+    assert "Chosen, beside the front" in render_terminal(found)
+    assert "Chosen, beside the front" in render_markdown(found)
+
+
+def test_the_gain_is_stated_over_a_uniform_setting_that_was_certified(history: RunHistory) -> None:
+    summary = summarize(history)
+    finals = {f.key for f in history.finals}
+    certified = next(k for k in summary.uniform_baselines if k in finals and k != summary.baseline)
+    missed = next(f for f in history.finals if f.key == certified).test_accuracy.model_copy(update={"difference": -0.5})
+    strict = replace(
+        history,
+        finals=tuple(
+            f.model_copy(update={"test_accuracy": missed}) if f.key == certified else f
+            for f in history.finals
+            if f.key == certified or f.key not in summary.uniform_baselines
+        ),
+    )
+    assert len(summary.uniform_baselines) > 1
+    assert summarize(strict).best_uniform == certified
 
 
 def test_the_best_model_is_what_pick_says_under_the_same_budget(history: RunHistory, summary: RunSummary) -> None:

@@ -41,10 +41,19 @@ def trial(
 def test_what_was_scored_on_a_part_of_the_samples_is_neither_chosen_nor_certified() -> None:
     lucky = trial(3, 500.0, loss=-0.05, size=600, fully=False)
     trials = (trial(0, 1000.0, role="fp32"), trial(1, 500.0, role="baseline", loss=0.01, size=500), lucky)
-    chosen = choose_finalists(
-        RunHistory(run=RUN, trials=trials), Budget(), minimize=False, objectives=("accuracy", "latency", "size")
-    )
+    chosen = choose_finalists(RunHistory(run=RUN, trials=trials), Budget(), minimize=False)
     assert [t.number for t in chosen] == [0, 1]
+
+
+def test_of_uniform_settings_that_all_miss_a_limit_the_nearest_is_certified() -> None:
+    """It is the one that the report states the gain over; the fastest one may be off by far."""
+    fast = trial(1, 200.0, role="baseline", loss=0.3, size=900)
+    near = trial(2, 500.0, role="baseline", loss=0.012, size=800)
+    better = [trial(i, 100.0 + i, loss=0.001, size=300) for i in range(3, 6)]
+    trials = (trial(0, 1000.0, role="fp32"), fast, near, *better)
+    chosen = choose_finalists(RunHistory(run=RUN, trials=trials), Budget(max_drop=1.0), minimize=False, most=3)
+    assert 2 in {t.number for t in chosen}
+    assert 1 not in {t.number for t in chosen}
 
 
 @pytest.mark.parametrize("most", [3, 4, 6, 10, 30])
@@ -52,13 +61,7 @@ def test_however_many_are_taken_they_are_spread_along_the_front(most: int) -> No
     # each a little slower, larger and more accurate than the one before: all of them are a front
     front = [trial(i, 100.0 + 10 * i, loss=0.05 - 0.002 * i, size=500 + i) for i in range(1, 21)]
     trials = (trial(0, 1000.0, role="fp32", size=2000), *front)
-    chosen = choose_finalists(
-        RunHistory(run=RUN, trials=trials),
-        Budget(),
-        minimize=False,
-        objectives=("accuracy", "latency", "size"),
-        most=most,
-    )
+    chosen = choose_finalists(RunHistory(run=RUN, trials=trials), Budget(), minimize=False, most=most)
     places = sorted(t.number or 21 for t in chosen)  # the original is the slowest and most accurate of all
     assert chosen[0].role == "fp32"
     assert len(chosen) == min(most, 21)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeltailor.errors import ConfigError
-from modeltailor.search.front import Figures, margins, nearest, pareto_front, recommend, violations
+from modeltailor.search.front import Figures, front_under, margins, nearest, pareto_front, recommend, violations
 from modeltailor.search.records import AccuracyRecord, IntervalRecord
 from modeltailor.targets import Budget
 
@@ -73,6 +73,27 @@ def test_limits_are_judged_on_the_unfavourable_end() -> None:
     assert not violations(model, Budget(max_drop=1.3))
     assert [m.limit for m in violations(model, Budget(latency_ms=1.005))] == ["latency"]
     assert not violations(model, Budget(latency_ms=1.02))
+
+
+def test_a_finalist_must_keep_the_accuracy_on_test_too() -> None:
+    assert not violations(figures("a", 0.005, 2.0, 100, test=0.008), Budget(min_accuracy=0.88))
+    (missed,) = violations(figures("a", 0.005, 2.0, 100, test=0.03), Budget(min_accuracy=0.88))
+    assert (missed.limit, missed.value, missed.excess) == ("accuracy", pytest.approx(0.87), pytest.approx(1.0))
+    lucky = figures("a", 0.02, 2.0, 100, test=0.0)
+    assert violations(lucky, Budget(min_accuracy=0.88))  # a good value there does not excuse the search split
+    error = figures("a", -0.1, 2.0, 100, test=-0.15)  # an error of 1.0 to 1.01, and of 1.05 on ``test``
+    assert violations(error, Budget(min_accuracy=1.02), minimize=True)
+    assert not violations(error, Budget(min_accuracy=1.06), minimize=True)
+
+
+def test_memory_counts_on_a_front_if_it_has_a_limit_and_was_measured() -> None:
+    fast, lean = (
+        replace(figures("fast", 0.0, 2.0, 100), memory_bytes=90),
+        replace(figures("lean", 0.01, 1.5, 110), memory_bytes=50),
+    )
+    assert [m.key for m in front_under([fast, lean], Budget(memory_bytes=60))] == ["fast", "lean"]
+    assert [m.key for m in front_under([fast, lean], Budget())] == ["fast"]
+    assert [m.key for m in front_under([fast, replace(lean, memory_bytes=None)], Budget(memory_bytes=60))] == ["fast"]
 
 
 def test_a_finalist_must_keep_the_drop_on_test_too() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,14 @@ def test_only_what_is_no_larger_and_no_slower_sets_the_bar() -> None:
     assert race.bar(size_bytes=250, speedup=1.9) == pytest.approx(-0.004)
     assert race.bar(size_bytes=150, speedup=1.9) is None  # smaller than anything: any accuracy is news
     assert race.bar(size_bytes=250, speedup=2.5) is None
+
+
+def test_under_a_limit_on_memory_a_leaner_candidate_is_not_measured_by_fatter_rivals() -> None:
+    fat = replace(GOOD, memory_bytes=80)
+    race = Race(rivals=(replace(ORIGINAL, memory_bytes=70), fat), budget=Budget(memory_bytes=60))
+    assert race.bar(size_bytes=250, speedup=1.9, memory_bytes=50) is None
+    assert race.bar(size_bytes=250, speedup=1.9) is None
+    assert race.bar(size_bytes=250, speedup=1.9, memory_bytes=85) == pytest.approx(-0.004)
 
 
 def test_the_budget_sets_a_bar_once_something_keeps_it() -> None:

@@ -213,6 +213,52 @@ def test_accuracy_without_a_limit_comes_first_on_all_devices_too(run: modeltailo
     assert [c.key for c in good_on_all(views)] == ["good", "poor"]
 
 
+def test_within_two_percent_of_the_best_compromise_the_smallest_file_wins(run: modeltailor.Run) -> None:
+    a = {
+        "x": (3.00, 900, 0.9),
+        "y": (2.00, 800, 0.9),
+        "p": (2.86, 100, 0.9),
+        "q": (2.853, 50, 0.9),
+        "r": (2.7, 40, 0.9),
+    }
+    b = {
+        "x": (2.00, 900, 0.9),
+        "y": (3.00, 800, 0.9),
+        "p": (2.86, 100, 0.9),
+        "q": (2.853, 50, 0.9),
+        "r": (2.7, 40, 0.9),
+    }
+    views = {name: seen(run, figures, {"max_drop": 1.0}, half=0.001) for name, figures in {"a": a, "b": b}.items()}
+    assert [c.key for c in good_on_all(views)][:3] == ["q", "p", "r"]
+
+
+def test_certifying_on_a_further_device_holds_it_against_what_was_found_there(run: modeltailor.Run) -> None:
+    from modeltailor.certification import certify_run
+
+    there = history_on(run.history, "pixel-8")
+    front = [f.key for f in pareto_front(pool_of(there).values()) if f.key != run.summary.baseline]
+    found = certify_run(run, by_unpacking())
+    assert {m.key for m in found.models} == set(front) - {run.summary.baseline}
+    final = {f.key: f.speedup.value for f in there.finals}
+    assert {m.key: m.expected_speedup[0] for m in found.models} == pytest.approx({k: final[k] for k in front})
+    limited = there.run.model_copy(update={"budget": there.run.budget | {"latency_ms": 0.001}})
+    hard = replace(run.history, run=run.history.run.model_copy(update={
+        "elsewhere": tuple(d.model_copy(update={"budget": limited.budget}) for d in run.history.run.elsewhere)
+    }))  # fmt: skip
+    assert certify_run(modeltailor.Run(run.folder, hard), by_unpacking()).limit_ms == 0.001
+    assert certify_run(modeltailor.Run(run.folder, hard), by_size()).limit_ms is None
+
+
+def test_another_budget_holds_on_every_device_but_for_what_is_their_own(run: modeltailor.Run) -> None:
+    from modeltailor.reports import summarize
+
+    size = min(t.size_bytes for t in run.history.trials if t.is_measured)
+    there = summarize(run.history, Budget(size_bytes=size)).devices[1]
+    assert there.budget["size_bytes"] == size
+    assert there.budget["max_drop"] is None
+    assert there.budget["memory_bytes"] == 64_000_000
+
+
 def test_ties_on_all_devices_are_those_of_the_recommendation(run: modeltailor.Run) -> None:
     """Intervals that overlap by a hair are no tie: two independent errors hardly ever point at each other."""
     a = {"x": (2.00, 90, 0.9), "y": (1.97, 50, 0.9), "z": (1.87, 40, 0.9)}

@@ -49,7 +49,7 @@ def command(run_folder: Path, target: str, keys: tuple[str, ...], time_: float, 
     they are. Exit code 4 if the run has a latency limit and no model keeps it there.
     """
     from modeltailor.api import load_run
-    from modeltailor.certification import certify_run
+    from modeltailor.certification import certify_run, seen_by
     from modeltailor.exporting import find_model
     from modeltailor.places import open_place
     from modeltailor.search.absent import read_to_measure
@@ -59,6 +59,7 @@ def command(run_folder: Path, target: str, keys: tuple[str, ...], time_: float, 
     chosen = [find_model(run.summary, key).key for key in keys or listed]
     device = open_place(target, Path.cwd())
     try:
+        run = seen_by(run, device.describe().name)
         if not quiet:
             count = len(chosen or run.summary.front)
             what = ("model" if count == 1 else "models") + (" of to-measure.json" if listed else "")
