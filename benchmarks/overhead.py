@@ -19,7 +19,10 @@ from modeltailor.targets import Child
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MODELTAILOR_DATA", ROOT.parent / "shared" / "data"))
-WORK = {"prepare", "probe", "structure", "build", "score", "latency", "sensitivity", "finals"}
+WORK = {
+    "prepare", "probe", "settings", "structure", "recovery", "build", "score", "latency", "profile", "sensitivity", "finals",
+}  # fmt: skip
+"""Stages that build, run, measure or train; ``recovery`` is training with formats, ``settings`` tries ways of rounding."""
 
 
 def digits(folder: Path, seconds: float) -> dict[str, Any]:
