@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from math import sqrt
+from math import inf, sqrt
 from statistics import median
 
 from modeltailor.compress.vocabulary import recipe_from_plain
@@ -102,6 +102,27 @@ class _Run:
         self.front = tuple(f.key for f in front_under(self.pool, self.budget, minimize=self.minimize))
         # one that was not certified would be excused from what the others must keep on ``test``
         self.best_uniform = self._best([k for k in self.uniforms if k in self.finals] or self.uniforms)
+
+    def spared(self) -> tuple[str, ...]:
+        """Finalists off the front that some budget may choose: what beats them is worse in a figure that limits look at."""
+        costs = {f.key: self._costs(f) for f in self.pool}
+        front = [costs[k] for k in self.front]
+        return tuple(
+            key
+            for key in self.finals
+            if key in costs
+            and key not in self.front
+            and not any(all(a <= b for a, b in zip(other, costs[key], strict=True)) for other in front)
+        )
+
+    def _costs(self, figures: Figures) -> tuple[float, ...]:
+        sign = 1.0 if self.minimize else -1.0
+        held = judged(figures, self.minimize)
+        memory = figures.memory_bytes if figures.memory_bytes is not None else inf
+        return (
+            1.0 / figures.speedup.value, figures.size_bytes, memory, sign * figures.accuracy.value,
+            held.latency_ms, held.drop_points, sign * held.accuracy,
+        )  # fmt: skip
 
     def _best(self, keys: Sequence[str]) -> str:
         models = [self.figures[k] for k in keys]
@@ -223,10 +244,8 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
     record = history.run
     best = recommend(run.pool, run.budget, minimize=run.minimize)
     chosen = best or nearest(run.pool, run.budget, minimize=run.minimize)
-    keys = dict.fromkeys([
-        *([run.baseline] if run.baseline else []), *run.uniforms, *run.front, *(k for k in run.finals if k in run.figures),
-        *([chosen.key] if chosen else []),
-    ])  # fmt: skip
+    own = [chosen.key] if chosen else []
+    keys = dict.fromkeys([*([run.baseline] if run.baseline else []), *run.uniforms, *run.front, *run.spared(), *own])
     models = tuple(run.model(k) for k in keys)
     file = "best.onnx" if budget is None else next((m.file for m in models if chosen and m.key == chosen.key), "")
     metric = MetricFacts(

@@ -78,6 +78,12 @@ def test_a_model_that_alone_keeps_the_limits_is_chosen_though_others_beat_it(his
     assert picked.key == off
     assert "Chosen, beside the front" in render_terminal(found)
     assert "Chosen, beside the front" in render_markdown(found)
+    assert summarize(beaten, Budget()).model_of(off) is not None  # a budget on the page may still choose it
+    for figure, factor in (("latency_ms", 2.0), ("speedup", 0.5)):  # unless something is better whatever is asked
+        slow = {n: factor * getattr(getattr(old, figure), n) for n in ("value", "low", "high")}
+        old = old.model_copy(update={figure: getattr(old, figure).model_copy(update=slow)})
+    useless = replace(beaten, finals=(*history.finals, old.model_copy(update={"key": off})))
+    assert summarize(useless, Budget()).model_of(off) is None
 
 
 def test_the_gain_is_stated_over_a_uniform_setting_that_was_certified(history: RunHistory) -> None:
