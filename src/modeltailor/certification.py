@@ -13,7 +13,7 @@ from modeltailor.durable import write_text
 from modeltailor.errors import ConfigError
 from modeltailor.estimators.bench import example_inputs
 from modeltailor.estimators.latency import Measurement, budget_verdict, certify
-from modeltailor.exporting import artifact_of
+from modeltailor.exporting import artifact_of, find_model
 from modeltailor.search.certifying import Contender, longest_pair_s
 from modeltailor.search.devices import device_names, history_on
 from modeltailor.targets import Device
@@ -154,7 +154,7 @@ def certify_run(
         max_pairs: most process pairs.
 
     Raises:
-        ConfigError: there is nothing to measure.
+        ConfigError: there is nothing to measure, or the run has no such model on that device.
         StudyConflict: a file is gone or was changed.
         CandidateError: a model crashes or hangs on the device.
         DeviceError: the device failed.
@@ -163,8 +163,8 @@ def certify_run(
     facts = device.describe()
     run = seen_by(run, facts.name)
     baseline = run.summary.model_of(run.summary.baseline)
-    wanted = [run.summary.model_of(k) for k in (keys or run.summary.front)]
-    models = [m for m in wanted if m is not None and baseline is not None and m.key != baseline.key]
+    wanted = [find_model(run.summary, k) for k in (keys or run.summary.front)]
+    models = [m for m in wanted if baseline is not None and m.key != baseline.key]
     if baseline is None or not models:
         raise ConfigError("CFG-08", run.folder, "has no models to measure beside the original", "search longer")
     files = [artifact_of(run.folder, m) for m in (baseline, *models)]

@@ -241,6 +241,8 @@ def test_certifying_on_a_further_device_holds_it_against_what_was_found_there(ru
     assert {m.key for m in found.models} == set(front) - {run.summary.baseline}
     final = {f.key: f.speedup.value for f in there.finals}
     assert {m.key: m.expected_speedup[0] for m in found.models} == pytest.approx({k: final[k] for k in front})
+    with pytest.raises(ConfigError, match="no model"):
+        certify_run(run, by_unpacking(), keys=["f" * 64])  # never left out in silence
     limited = there.run.model_copy(update={"budget": there.run.budget | {"latency_ms": 0.001}})
     hard = replace(run.history, run=run.history.run.model_copy(update={
         "elsewhere": tuple(d.model_copy(update={"budget": limited.budget}) for d in run.history.run.elsewhere)

@@ -56,10 +56,10 @@ def command(run_folder: Path, target: str, keys: tuple[str, ...], time_: float, 
 
     run = load_run(existing_run(run_folder))
     listed = () if keys or target == "local" else read_to_measure(run_folder)
-    chosen = [find_model(run.summary, key).key for key in keys or listed]
     device = open_place(target, Path.cwd())
     try:
         run = seen_by(run, device.describe().name)
+        chosen = [find_model(run.summary, key).key for key in keys or listed]  # `best` is that of the device
         if not quiet:
             count = len(chosen or run.summary.front)
             what = ("model" if count == 1 else "models") + (" of to-measure.json" if listed else "")
