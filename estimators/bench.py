@@ -19,9 +19,11 @@ from modeltailor.targets import Child, Device, DeviceFacts, Inputs, TimingPlan
 if TYPE_CHECKING:
     from modeltailor.targets.session import TensorSpec
 
-__all__ = ["Bench", "BenchRow", "compare_files", "example_inputs"]
+__all__ = ["Bench", "BenchRow", "compare_files", "declared_inputs", "example_inputs"]
 
 _CHECK_S = 60.0
+_PATIENCE_S = 60.0  # for each file of a process pair, until it counts as hanging
+_PATIENCE = 0.5  # the same as a share of the time given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,12 @@ class Bench:
     conditions: tuple[tuple[str, float], ...]
 
 
-def _specs(path: Path) -> tuple[TensorSpec, ...]:
+def declared_inputs(path: Path) -> tuple[TensorSpec, ...]:
+    """Return the inputs that a file declares, read in a process of its own.
+
+    Raises:
+        ModelError: it is missing, or the runtime refuses it.
+    """
     if not path.is_file():
         raise ModelError.missing(path)
     with Child(name="check") as child:
@@ -118,7 +125,7 @@ def example_inputs(
         ConfigError: a dimension is free and not given, or a given shape does not fit.
     """
     given = shapes or {}
-    specs = _specs(model)
+    specs = declared_inputs(model)
     unknown = sorted(set(given) - {s.name for s in specs})
     if unknown:
         known = ", ".join(s.name for s in specs)
@@ -166,7 +173,7 @@ def compare_files(
         )
     given = dict(inputs) if inputs is not None else example_inputs(files[0], shapes=shapes, batch=batch)
     for file in files:
-        takes = {s.name: s for s in _specs(file)}
+        takes = {s.name: s for s in declared_inputs(file)}
         missing = sorted(set(takes) - set(given))
         if missing:
             raise ModelError(
@@ -175,9 +182,20 @@ def compare_files(
                 f"takes input {missing[0]!r}; there is {', '.join(given)}",
                 "use files with equal inputs",
             )
-    measured = compare_all(
-        device, files, given, half_width=half_width, max_pairs=max_pairs, memory=memory, seconds=seconds, plan=plan
-    )
+    patience = max(_PATIENCE_S * len(files), _PATIENCE * seconds if math.isfinite(seconds) else 0.0)
+    try:
+        measured = compare_all(
+            device, files, given, half_width=half_width, max_pairs=max_pairs, memory=memory, seconds=seconds,
+            least_pair_s=patience, plan=plan,
+        )  # fmt: skip
+    except CandidateError as error:
+        if error.code != "TIMEOUT" or not math.isfinite(seconds):
+            raise
+        made = CandidateError(
+            "TIMEOUT", error.where, error.what, "give more time (--time) if it is slow and does not hang"
+        )
+        made.detail = error.detail
+        raise made from error
     n_samples = max((v.shape[0] for v in given.values() if v.ndim), default=1)
     rows = tuple(
         BenchRow(

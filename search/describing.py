@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,11 @@ __all__ = ["describe_run", "job_key"]
 
 
 def describe_run(
-    request: RunRequest, facts: PreparedFacts, metric: Metric, before: RunRecord | None = None
+    request: RunRequest,
+    facts: PreparedFacts,
+    metric: Metric,
+    shapes: Mapping[str, Sequence[int]],
+    before: RunRecord | None = None,
 ) -> RunRecord:
     """Return the record of a run.
 
@@ -27,6 +31,7 @@ def describe_run(
         request: what was asked for.
         facts: what loading the workload found out.
         metric: the resolved metric.
+        shapes: of the inputs that latency is measured with, by name.
         before: the record of the part that is resumed: its start and its notes stay.
     """
     sizes, digests = dict(facts.split_sizes), dict(facts.split_digests)
@@ -48,6 +53,7 @@ def describe_run(
             "digest": facts.digest,
             "parameters": facts.parameters,
             "input_names": list(facts.input_names),
+            "input_shapes": {name: list(shape) for name, shape in shapes.items()},
         },
         splits={name: {"samples": n, "digest": digests.get(name, "")} for name, n in sizes.items()},
         axes=tuple(request.plan.axes),

@@ -12,7 +12,7 @@ from modeltailor.estimators.latency import screen
 from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
 from modeltailor.search.measurements import Measurements, ScreeningRecord
 from modeltailor.search.records import FinalPlaceRecord, IntervalRecord, PlaceRecord
-from modeltailor.targets import Budget, Device, Inputs
+from modeltailor.targets import Budget, Device, Inputs, TimingPlan
 
 __all__ = ["Elsewhere", "FurtherDevice"]
 
@@ -50,7 +50,9 @@ class Elsewhere:
         self.devices = tuple(devices)
         self.measurements = measurements or Measurements(None)
 
-    def screen(self, baseline: Path, path: Path, inputs: Inputs, *, digest: str) -> dict[str, PlaceRecord]:
+    def screen(
+        self, baseline: Path, path: Path, inputs: Inputs, *, digest: str, plan: TimingPlan | None = None
+    ) -> dict[str, PlaceRecord]:
         """Screen a file against the original on every device. A file that fails on one is a record with its outcome.
 
         Args:
@@ -58,13 +60,16 @@ class Elsewhere:
             path: the built candidate.
             inputs: arrays by input name.
             digest: of the split that ``inputs`` come from.
+            plan: how much to measure.
 
         Raises:
             DeviceError: a device is gone, and stays so.
         """
-        return {d.name: self._screen(d, baseline, path, inputs, digest) for d in self.devices}
+        return {d.name: self._screen(d, baseline, path, inputs, digest, plan) for d in self.devices}
 
-    def _screen(self, at: FurtherDevice, baseline: Path, path: Path, inputs: Inputs, digest: str) -> PlaceRecord:
+    def _screen(
+        self, at: FurtherDevice, baseline: Path, path: Path, inputs: Inputs, digest: str, plan: TimingPlan | None
+    ) -> PlaceRecord:
         memory = at.budget.memory_bytes is not None
         what = {
             "file": path.stem,
@@ -76,7 +81,7 @@ class Elsewhere:
         known = None if path == baseline else self.measurements.screening(what)
         if known is None:
             try:
-                found = screen(at.device, (baseline, path), inputs, memory=memory)
+                found = screen(at.device, (baseline, path), inputs, memory=memory, plan=plan)
             except CandidateError as error:
                 return PlaceRecord(outcome=error.code, error=error.line())
             known = ScreeningRecord(

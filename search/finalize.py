@@ -157,7 +157,7 @@ def _audits(
         if time.monotonic() - started > seconds:
             break
         path = executor.folder.artifact(trial.sha256)
-        record = audit_file(path, trial.sites, executor.inputs(), facts.options, evidence)
+        record = audit_file(path, trial.sites, executor.inputs(), executor.options_here, evidence)
         if record is not None:
             found[trial.key] = record
     return found

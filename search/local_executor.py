@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -21,7 +22,7 @@ from modeltailor.search.measurements import Measurements, ScreeningRecord
 from modeltailor.search.plan import SearchPlan
 from modeltailor.search.records import AccuracyRecord, PlaceRecord, SiteRecord, TrialRecord
 from modeltailor.search.run_folder import RunFolder
-from modeltailor.targets import Child, Device, Inputs, machine
+from modeltailor.targets import Child, Device, Inputs, LocalDevice, RuntimeOptions, TimingPlan, machine
 from modeltailor.workloads import WorkloadSpec, bind_inputs, open_split
 
 __all__ = ["LocalExecutor"]
@@ -104,6 +105,19 @@ class LocalExecutor:
             )
         return self._sites[network]
 
+    @cached_property
+    def options_here(self) -> RuntimeOptions:
+        """How sessions are opened where candidates are scored, here: as on the device, as far as this machine can."""
+        options = self.device.describe().options
+        if isinstance(self.device, LocalDevice):
+            return options  # what it lacks, it says itself
+        return cast(
+            "RuntimeOptions",
+            self._scorer.call(
+                "modeltailor.targets.session:nearest_here", timeout_s=self.plan.trial_timeout_s, options=options
+            ),
+        )
+
     def saturates(self) -> bool:
         """Whether integer kernels saturate where candidates are scored, or on a device of the study."""
         devices = (self.device, *(o.device for o in self.elsewhere.devices))
@@ -172,7 +186,7 @@ class LocalExecutor:
         facts = self.device.describe()
         if facts.processor != machine.processor():
             return {}
-        found = audit_file(path, trial.sites, self.inputs(), facts.options, facts.evidence)
+        found = audit_file(path, trial.sites, self.inputs(), self.options_here, facts.evidence)
         return dict(found.time_shares) if found is not None else {}
 
     # -- trials -----------------------------------------------------------------------------------------------------
@@ -259,6 +273,11 @@ class LocalExecutor:
             "reused": tuple(reused),
         }
 
+    @property
+    def _screening_plan(self) -> TimingPlan:
+        """A screening may take as long as any other part of a trial."""
+        return TimingPlan(timeout_s=max(TimingPlan().timeout_s, self.plan.trial_timeout_s))
+
     def _screen(self, path: Path, sha256: str) -> tuple[ScreeningRecord, bool]:
         """Screen a file against the original; the second value says whether an earlier run has done it."""
         what = {
@@ -271,7 +290,9 @@ class LocalExecutor:
         known = None if path == self.baseline else self.measurements.screening(what)
         if known is not None:
             return known, True
-        screened = screen(self.device, (self.baseline, path), self.inputs(), memory=self.memory)
+        screened = screen(
+            self.device, (self.baseline, path), self.inputs(), memory=self.memory, plan=self._screening_plan
+        )
         record = ScreeningRecord(
             latency_ms=interval_record(screened.latency_ms),
             speedup=interval_record(screened.speedup),
@@ -283,7 +304,9 @@ class LocalExecutor:
 
     def _screen_elsewhere(self, path: Path) -> dict[str, PlaceRecord]:
         """Screen a file on the further devices; the workers here are idle meanwhile, in case one stands in."""
-        return self.elsewhere.screen(self.baseline, path, self.inputs(), digest=self._search_digest())
+        return self.elsewhere.screen(
+            self.baseline, path, self.inputs(), digest=self._search_digest(), plan=self._screening_plan
+        )
 
     def _search_score(
         self, path: Path, sha256: str, bar: float | None, is_original: bool
@@ -298,7 +321,7 @@ class LocalExecutor:
             "metric": metric,
             "runtime": facts.runtime,
             "processor": facts.processor,
-            "options": facts.options,
+            "options": self.options_here,
         }
         keeps = ":" not in metric.name
         known = self.measurements.score(what) if keeps and not is_original else None
@@ -399,7 +422,7 @@ class LocalExecutor:
                 "modeltailor.search.stages:inspect",
                 timeout_s=self.plan.trial_timeout_s,
                 model=model,
-                options=self.device.describe().options,
+                options=self.options_here,
                 known_sites=sites,
             ),
         )
@@ -424,7 +447,7 @@ class LocalExecutor:
                 split_name=split,
                 metric_spec=self.spec.metric,
                 root=self.spec.root,
-                options=self.device.describe().options,
+                options=self.options_here,
                 fixed_batch=self.facts.fixed_batch,
                 is_reference=is_reference,
                 bar=bar,

@@ -33,7 +33,8 @@ def prepare(course: Course) -> PreparedFacts:
     before = None if stored is None else RunRecord.model_validate_json(stored)
     if before is not None:
         _refuse_changes(course, before, facts)
-    record = describe_run(course.request, facts, course.metric, before)
+    shapes = {name: value.shape for name, value in course.executor.inputs().items()}
+    record = describe_run(course.request, facts, course.metric, shapes, before)
     course.study.set_user_attr("run", record.model_dump_json())
     return facts
 
@@ -62,7 +63,8 @@ def probe(course: Course, sites: Sequence[Site]) -> tuple[Probed, tuple[Probed, 
             "probe",
             lambda: probe_device(course.request.device, sites, cache=course.request.cache, time_s=course.plan.time_s),
         )
-        kept = plain(_with_room(read_table(table, sites), saturates=course.executor.saturates()))
+        found = _with_room(read_table(table, sites), saturates=course.executor.saturates())
+        kept = plain(replace(found, notes=(*found.notes, *_scored_elsewhere(course))))
         course.ledger.keep("probe", kept)
     probed = Probed(**{**kept, "notes": tuple(kept["notes"])})
     further = _probe_further(course, sites)
@@ -78,6 +80,17 @@ def _with_room(probed: Probed, *, saturates: bool) -> Probed:
         "weights would saturate there"
     )
     return replace(probed, saturates=True, notes=(*probed.notes, note))
+
+
+def _scored_elsewhere(course: Course) -> tuple[str, ...]:
+    """Say it where the device's own provider cannot score."""
+    facts, here = course.request.device.describe(), course.executor.options_here
+    if facts.options.provider == here.provider:
+        return ()
+    return (
+        f"{facts.options.provider} of {facts.name} is not on this machine: candidates are scored by the CPU here, and "
+        "what executes is read off it, too; latency is measured there",
+    )
 
 
 def _probe_further(course: Course, sites: Sequence[Site]) -> tuple[Probed, ...]:

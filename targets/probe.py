@@ -5,6 +5,7 @@ Every judgement rests on the device's own times; nothing is known beforehand of 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -427,8 +428,9 @@ def probe(
             seconds=(known.seconds if known else 0.0) + time.monotonic() - started,
         )
         if kept is not None and len(work.entries) > len(before):
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            write_text(kept, table.to_json())
+            with contextlib.suppress(OSError):  # a cache that cannot be written costs a later run a minute, no more
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                write_text(kept, table.to_json())
         for threads, other in sorted((with_threads or {}).items()):
             if in_time("threads", 1):
                 work.device = other

@@ -69,7 +69,8 @@ class Profile(_Strict):
         address: ``user@host[:port]`` for ``ssh``, ``host:port`` for ``tcp``, serial number for ``adb``; a prefix
             ``ssh://`` or ``adb://`` is allowed.
         python: interpreter on a device reached by ``ssh``, with numpy and onnxruntime.
-        token_file: file with the token that an agent printed, for ``tcp``; beside the profile.
+        token_file: file with the token that an agent printed, for ``tcp``; beside the profile. If empty, the token is
+            in the environment variable ``MODELTAILOR_AGENT_TOKEN``.
         perf_test: ``onnxruntime_perf_test`` for the phone's processor, for ``adb``; beside the profile.
         libraries: shared libraries that it needs, such as ``libonnxruntime.so``.
         hottest_c: degrees Celsius above which the device is left to cool before it is measured on.
@@ -125,8 +126,6 @@ class Profile(_Strict):
     def _reachable(self) -> Profile:
         if self.reach in ("ssh", "tcp", "adb") and not self.address:
             raise ValueError(f"reach {self.reach} needs an address")
-        if self.reach == "tcp" and not self.token_file:
-            raise ValueError("reach tcp needs a token_file")
         if self.reach == "adb" and not self.perf_test:
             raise ValueError("reach adb needs perf_test, the onnxruntime_perf_test program for the phone's processor")
         return self
@@ -191,7 +190,11 @@ def list_profiles() -> tuple[Profile, ...]:
 def _addressed(text: str, folder: Path) -> Profile:
     """A profile of a device that is known by its address alone."""
     reach, _, address = text.partition("://")
-    name = re.sub(r"[^a-z0-9._-]+", "-", address.rpartition("@")[2].lower()).strip("-._")[:64]
+    host, colon, port = address.rpartition(":")
+    if reach == "tcp" and not (colon and host and port.isdigit()):
+        raise ConfigError("CFG-10", "target", f"must be tcp://host:port; got {text!r}", "name host and port")
+    place = host if reach == "tcp" else address.rpartition("@")[2]
+    name = re.sub(r"[^a-z0-9._-]+", "-", place.lower()).strip("-._")[:64]
     data: dict[str, object] = {"name": name, "title": text, "kind": "embedded", "reach": reach, "address": address}
     data["runtime"] = "as found there"
     if reach == "adb":
@@ -207,18 +210,19 @@ def load_profile(name_or_path: str | Path, *, folder: Path | None = None) -> Pro
     """Return a shipped profile by name or alias, or read one from a YAML file.
 
     Args:
-        name_or_path: ``pixel-8``, ``phone``, ``boards/mine.yaml``; or ``mine`` for a file ``mine.yaml`` in ``folder``;
-            or the address of a device, ``ssh://user@host[:port]`` or ``adb://SERIAL`` (with ``onnxruntime_perf_test`` and
-            its libraries in ``folder``).
+        name_or_path: ``pixel-8``, ``phone``, ``boards/mine.yaml``; or ``mine`` for a file ``mine.yaml`` in ``folder``,
+            which goes before a shipped profile of that name; or the address of a device: ``ssh://user@host[:port]``,
+            ``tcp://host:port`` (an agent that listens there) or ``adb://SERIAL`` (with ``onnxruntime_perf_test`` and its
+            libraries in ``folder``).
         folder: where relative paths start, and where users keep profiles of their own, beside the job file.
 
     Raises:
         ConfigError: no such profile or file, or the file does not hold a valid profile.
     """
     text = str(name_or_path)
-    if text.startswith(("ssh://", "adb://")):
+    if text.startswith(("ssh://", "tcp://", "adb://")):
         return _addressed(text, folder or Path())
-    if folder is not None and isinstance(name_or_path, str) and "/" not in text and text not in _shipped():
+    if folder is not None and isinstance(name_or_path, str) and "/" not in text:
         beside = folder / f"{text}.yaml"
         if beside.is_file():
             return load_profile(beside)

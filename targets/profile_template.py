@@ -77,6 +77,8 @@ def render_profile(name: str, *, like: Profile | None = None, reach: str = "none
         raise ConfigError(
             "CFG-06", "name", f"must be lower-case letters, digits, '.', '-', '_'; got {name!r}", "e.g. my-board"
         )
+    if name == "local":
+        raise ConfigError("CFG-06", "name", "'local' is this machine everywhere", "choose another name")
     if reach not in _REACH:
         raise ConfigError("CFG-10", "reach", f"must be one of {', '.join(_REACH)}; got {reach!r}", "choose one")
     if reach in ("ssh", "tcp", "adb") and not address:

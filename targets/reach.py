@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from modeltailor.errors import ConfigError
@@ -12,6 +13,9 @@ from modeltailor.targets.profile import Profile
 from modeltailor.targets.retrying import Retrying
 
 __all__ = ["open_device"]
+
+_TOKEN = "MODELTAILOR_AGENT_TOKEN"
+_LAST_PORT = 65535
 
 
 def open_device(profile: Profile, *, python: str = "") -> Device:
@@ -24,7 +28,7 @@ def open_device(profile: Profile, *, python: str = "") -> Device:
         python: interpreter with numpy and onnxruntime on devices reached by SSH; the profile's if empty.
 
     Raises:
-        ConfigError: the address is not valid, or a file that the profile names is missing.
+        ConfigError: the address is not valid, a file that the profile names is missing, or a token is not given.
     """
     options = RuntimeOptions(provider=profile.provider, intra_op_threads=profile.threads, precision=profile.precision)
     limits = HealthLimits(hottest_c=profile.hottest_c)
@@ -63,17 +67,27 @@ def open_device(profile: Profile, *, python: str = "") -> Device:
 
 def _tcp_address(profile: Profile) -> tuple[str, int, str]:
     host, _, port = profile.address.removeprefix("tcp://").rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError("CFG-10", profile.name, f"address must be HOST:PORT; got {profile.address!r}", "mend it")
-    try:
-        text = Path(profile.token_file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(
-            "CFG-01", profile.token_file, f"cannot read the agent's token ({error.strerror})", "save what it printed"
-        ) from error
-    if text.startswith("{"):  # the whole line that the agent printed
+    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+        raise ConfigError("CFG-10", profile.name, f"address must be host:port; got {profile.address!r}", "mend it")
+    return host, int(port), _token(profile)
+
+
+def _token(profile: Profile) -> str:
+    where = profile.token_file or _TOKEN
+    if profile.token_file:
         try:
-            text = str(json.loads(text)["token"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError("CFG-06", profile.token_file, "holds no token", "save what the agent printed") from error
-    return host, int(port), text
+            text = Path(where).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                "CFG-01", where, f"cannot read the agent's token ({error.strerror})", "save what it printed"
+            ) from error
+    else:
+        text = os.environ.get(_TOKEN, "").strip()
+        if not text:
+            raise ConfigError("CFG-10", _TOKEN, "is not set", "set it to the token that the agent printed")
+    if not text.startswith("{"):
+        return text
+    try:  # the whole line that the agent printed
+        return str(json.loads(text)["token"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError("CFG-06", where, "holds no token", "save what the agent printed") from error

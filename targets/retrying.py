@@ -11,9 +11,14 @@ from modeltailor.targets.device import Device, DeviceFacts, Inputs, TimingPlan, 
 
 __all__ = ["Retrying"]
 
+_FINAL = {"DEV-05", "DEV-10", "DEV-11", "DEV-12", "DEV-13"}
+"""Busy and hot devices were waited for already; an empty battery and another runtime are the same a second later."""
+
 
 class Retrying:
-    """Wraps a device: a :class:`DeviceError` while timing is tried again; a candidate's own failure never is.
+    """Wraps a device: a :class:`DeviceError` while timing is tried again, unless that cannot help.
+
+    A candidate's own failure never is.
 
     Args:
         device: the device.
@@ -35,7 +40,9 @@ class Retrying:
         for attempt in range(self.attempts - 1):
             try:
                 return self.device.time(artifacts, inputs, plan)
-            except DeviceError:
+            except DeviceError as error:
+                if error.code in _FINAL:
+                    raise
                 time.sleep(self.wait_s * 2**attempt)
         return self.device.time(artifacts, inputs, plan)
 

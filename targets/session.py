@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, cast
@@ -34,6 +34,7 @@ __all__ = [
     "TensorSpec",
     "feed_for",
     "input_specs",
+    "nearest_here",
     "open_session",
     "optimized_model",
     "output_specs",
@@ -156,6 +157,13 @@ def _open(model: Path | bytes, options: RuntimeOptions, made: ort.SessionOptions
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def nearest_here(options: RuntimeOptions) -> RuntimeOptions:
+    """Return how this machine opens what a device elsewhere runs under ``options``: on the CPU if it lacks the provider."""
+    if options.provider in ort.get_available_providers():
+        return options
+    return replace(options, provider=CPU_PROVIDER, precision=())
 
 
 def open_session(model: Path | bytes, options: RuntimeOptions) -> ort.InferenceSession:

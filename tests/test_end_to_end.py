@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ import modeltailor
 from modeltailor.compress import recipe_from_plain
 from modeltailor.errors import StudyConflict
 from modeltailor.search import RunFolder
-from modeltailor.targets import FakeDevice
+from modeltailor.targets import DeviceFacts, FakeDevice, Inputs, RuntimeOptions, TimingPlan, Timings
 
 
 def device() -> FakeDevice:
@@ -30,6 +32,42 @@ def run(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> model
     out = tmp_path_factory.mktemp("runs") / "tiny"
     job = modeltailor.load_job(trained_digits / "job.yaml", ("search.trials=14",))
     return modeltailor.tailor(job, out=out, root=trained_digits, cache=out.parent / "cache", device=device())
+
+
+class Accelerator(FakeDevice):
+    """A board whose provider is not on this machine, and an error for those who look for it here."""
+
+    def describe(self) -> DeviceFacts:
+        return replace(super().describe(), options=RuntimeOptions(provider="QNNExecutionProvider", precision=("fp16",)))
+
+    def time(self, artifacts: Sequence[Path], inputs: Inputs, plan: TimingPlan) -> Timings:
+        if plan.quads == TimingPlan().quads:  # a screening
+            self.patience = plan.timeout_s
+        return super().time(artifacts, inputs, plan)
+
+
+def test_a_device_with_a_provider_of_its_own_is_searched_for_and_scored_here(
+    trained_digits: Path, tmp_path: Path
+) -> None:
+    job = modeltailor.load_job(
+        trained_digits / "job.yaml", ("search.trials=6", "search.axes=[formats]", "search.trial_timeout=20m")
+    )
+    board = Accelerator(latency=lambda path: 0.2 + path.stat().st_size / 100_000)
+    found = modeltailor.tailor(job, out=tmp_path / "run", root=trained_digits, cache=tmp_path / "cache", device=board)
+    assert board.patience == 1200.0
+    assert [t.error for t in found.history.trials if not t.is_measured] == []
+    assert found.best is not None
+    assert any(n.startswith("QNNExecutionProvider of fake is not on this machine") for n in found.summary.notes)
+    audits = [f.audit for f in found.history.finals]
+    assert audits
+    assert {a.evidence for a in audits if a is not None} == {"measured-here"}
+
+
+def test_the_shapes_that_latency_is_measured_with_are_written_down(run: modeltailor.Run) -> None:
+    (shape,) = dict(run.history.run.model["input_shapes"]).values()  # type: ignore[call-overload]
+    assert shape[0] == 1
+    session = onnxruntime.InferenceSession(run.folder / "best.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.float32)})[0].shape[0] == 1
 
 
 def test_the_run_folder_keeps_its_contract(run: modeltailor.Run) -> None:

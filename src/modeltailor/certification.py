@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from modeltailor.durable import write_text
 from modeltailor.errors import ConfigError
@@ -140,7 +140,7 @@ def certify_run(
 ) -> Certificate:
     """Measure the front of a run beside its original, and keep the certificate in ``certified/`` of the run folder.
 
-    The run's own records are not changed. Inputs are made up in the shape of the model's; latency hardly depends on
+    The run's own records are not changed. Inputs are made up in the shapes that the run measured with; latency hardly depends on
     their values.
 
     On a further device of the run's own study, limit, front and expected speeds are those of that device.
@@ -176,7 +176,9 @@ def certify_run(
     measured = certify(
         device,
         files,
-        example_inputs(files[0]),
+        example_inputs(
+            files[0], shapes=cast("Mapping[str, Sequence[int]]", run.history.run.model.get("input_shapes", {}))
+        ),
         half_width=half_width,
         max_pairs=max_pairs,
         limit_ms=limit,

@@ -114,7 +114,7 @@ def predict_models(
         if not path.is_file():
             raise ModelError.missing(path)
     own = (Path(profile.measured),) if profile.measured else ()
-    known = tuple(m for path in (*own, *measured) for m in read_measurements(path))
+    known = tuple(m for path in (*own, *measured) for m in read_measurements(path, shapes))
     traces = [read_trace(*_model_and_trace(text)) for text in profiles]
     found = forecast(models, profile, known, shapes, traces)
     suggested = suggest_measurements(models, profile, suggest, known, shapes) if suggest else ()

@@ -17,7 +17,7 @@ from modeltailor.places import profile_of
 from modeltailor.targets import Child
 
 if TYPE_CHECKING:
-    from modeltailor.targets import Profile
+    from modeltailor.targets import Budget, Profile
     from modeltailor.validation_child import DataSeen, ModelSeen, ScoreSeen
 
 __all__ = ["Check", "validate"]
@@ -63,16 +63,26 @@ def validate(path: Path, assignments: tuple[str, ...] = ()) -> tuple[Check, ...]
     if job is None:
         return (Check(part="job", problems=problems),)
     root = path.resolve().parent
-    parts = (Check(part="job", says=f"{path.name} is well formed"), _target(job, root), _budget(job), _search(job))
+    parts = (Check(part="job", says=f"{path.name} is well formed"), *_targets(job, root), _budget(job), _search(job))
     return (*parts, *_workload(job, root))
 
 
-def _target(job: Job, root: Path) -> Check:
-    try:
-        profile = profile_of(job.target, root)
-    except ModelTailorError as error:
-        return Check(part="target", problems=(error,))
-    return Check(part="target", says=_place(profile), notes=_provider_notes(profile))
+def _targets(job: Job, root: Path) -> tuple[Check, ...]:
+    """One check a device, in the order of the job."""
+    checks, names = [], set[str]()
+    for text, limits in job.devices():
+        try:
+            profile = profile_of(text, root)
+            if profile.name in names:
+                raise ConfigError("CFG-08", "targets", f"two of them are called {profile.name}", "rename a profile")
+        except ModelTailorError as error:
+            checks.append(Check(part="target", problems=(error,)))
+            continue
+        names.add(profile.name)
+        held = _limits(limits) if len(job.devices()) > 1 else ""
+        says = f"{_place(profile)}; {held}" if held else _place(profile)
+        checks.append(Check(part="target", says=says, notes=_provider_notes(profile)))
+    return tuple(checks)
 
 
 def _place(profile: Profile) -> str:
@@ -95,7 +105,12 @@ def _provider_notes(profile: Profile) -> tuple[str, ...]:
 
 
 def _budget(job: Job) -> Check:
-    limits, given = job.limits(), job.budget
+    empty = all(v is None for v in job.budget.model_dump().values())
+    notes = ("no limit is given, so max_drop 1.0 holds",) if empty else ()
+    return Check(part="budget", says=_limits(job.limits()), notes=notes)
+
+
+def _limits(limits: Budget) -> str:
     named = [
         ("latency", limits.latency_ms, "ms"),
         ("size", limits.size_bytes, "bytes"),
@@ -103,10 +118,7 @@ def _budget(job: Job) -> Check:
         ("min_accuracy", limits.min_accuracy, ""),
         ("max_drop", limits.max_drop, "points"),
     ]
-    says = ", ".join(f"{name} {value:g} {unit}".rstrip() for name, value, unit in named if value is not None)
-    empty = all(v is None for v in given.model_dump().values())
-    notes = ("no limit is given, so max_drop 1.0 holds",) if empty else ()
-    return Check(part="budget", says=says, notes=notes)
+    return ", ".join(f"{name} {value:g} {unit}".rstrip() for name, value, unit in named if value is not None)
 
 
 def _search(job: Job) -> Check:

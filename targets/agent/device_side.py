@@ -345,11 +345,13 @@ class _Worker:
     def __init__(self) -> None:
         self.run: Callable[[], object] = lambda: None
 
-    def _feed(self, session: Any, path: str) -> Json:
+    def _arrays(self, path: str) -> Json:
         import numpy as np
 
         with np.load(path, allow_pickle=False) as arrays:
-            given = {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+            return {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+
+    def _feed(self, session: Any, given: Json) -> Json:
         missing = [a.name for a in session.get_inputs() if a.name not in given]
         if missing:
             raise ValueError("takes input {!r}; given: {}".format(missing[0], ", ".join(given)))
@@ -361,7 +363,7 @@ class _Worker:
         start = time.perf_counter()
         session = _session(path, options)
         opened = time.perf_counter()
-        feed = self._feed(session, inputs)
+        feed = self._feed(session, self._arrays(inputs))
         began = time.perf_counter()
         session.run(None, feed)
         first = time.perf_counter()
@@ -390,6 +392,7 @@ class _Worker:
     def memory(self, path: str, inputs: str, options: Json) -> Json:
         if not tells_memory():
             return {"load_bytes": None, "run_bytes": None}
+        given = self._arrays(inputs)
         bare = _session(BARE_MODEL, options)
         gc.collect()
         base = status_bytes("VmRSS")
@@ -397,7 +400,7 @@ class _Worker:
         session = _session(path, options)
         loaded = status_bytes("VmHWM")
         reset_peak()
-        feed = self._feed(session, inputs)
+        feed = self._feed(session, given)
         for _ in range(4):
             session.run(None, feed)
         ran = status_bytes("VmHWM")

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from modeltailor.errors import ConfigError, ModelError
+from modeltailor.errors import CandidateError, ConfigError, ModelError
 from modeltailor.estimators.bench import compare_files, example_inputs
 from modeltailor.targets import FakeDevice, LocalDevice, TimingPlan, _probe_models, load_profile
 
@@ -99,3 +99,20 @@ def test_on_this_machine_the_larger_model_is_slower(tmp_path):
     assert bench.rows[1].measured.speedup.value < 0.5
     assert bench.rows[1].measured.verdict == "NOISY"
     assert bench.rows[1].measured.peak_memory_bytes > bench.rows[0].measured.peak_memory_bytes
+
+
+@pytest.mark.parametrize(("n", "seconds", "least"), [(2, 60.0, 120.0), (5, 60.0, 300.0), (2, 1200.0, 600.0)])
+def test_slow_models_get_the_time_that_was_given(tmp_path, n, seconds, least):
+    files = [add_net(["n", 3], ["n", 3], tmp_path / f"m{i}.onnx") for i in range(n)]
+    seen = []
+
+    class Patient(FakeDevice):
+        def time(self, artifacts, inputs, plan):
+            seen.append(plan.timeout_s / plan.pairs)
+            return super().time(artifacts, inputs, plan)
+
+    compare_files(Patient(lambda _: 1.0), files, seconds=seconds)
+    assert min(seen) >= least
+    stuck = CandidateError("TIMEOUT", "", "took longer")
+    with pytest.raises(CandidateError, match="--time"):
+        compare_files(FakeDevice(lambda _: 1.0, failures={"m1.onnx": stuck}), files, seconds=seconds)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from modeltailor.commands.predict import command
+from modeltailor.durable import sha256_file
 from modeltailor.errors import ConfigError, DeviceError, ModelError, NoFeasibleModel
 from modeltailor.estimators.predict import (
     Measured,
@@ -264,6 +265,44 @@ def test_what_bench_and_certify_wrote_is_read(tmp_path: Path, chain: Chain) -> N
     (certified,) = read_measurements(tmp_path / "certified" / "board.json")
     assert certified.latency_ms == bench.latency_ms
     assert certified.model.name == f"{'a' * 16}.onnx"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({}, ""),
+        ({"evidence": "measured-here"}, "another machine stood in"),
+        ({"sha256": "0" * 64}, "not the file that was measured any more"),
+        ({"shape": [8, 3, 16, 16]}, "not the shape that is predicted"),
+    ],
+)
+def test_latencies_of_another_machine_file_or_shape_are_refused(
+    tmp_path: Path, chain: Chain, change: dict[str, object], what: str
+) -> None:
+    model = chain(tmp_path / "m.onnx", [3, 8])
+    interval = {"value": 2.0, "low": 1.9, "high": 2.1, "evidence": change.get("evidence", "measured-on-device")}
+    row = {
+        "path": "m.onnx", "sha256": change.get("sha256", sha256_file(model)), "measured": {"latency_ms": interval},
+    }  # fmt: skip
+    one = {"batch": 1, "shapes": [["x", change.get("shape", [1, 3, 16, 16])]], "rows": [row]}
+    (tmp_path / "bench.json").write_text(json.dumps({"rounds": [one]}))
+    if not what:
+        assert read_measurements(tmp_path / "bench.json")[0].latency_ms == 2.0
+        return
+    with pytest.raises(ConfigError, match=what):
+        read_measurements(tmp_path / "bench.json")
+
+
+def test_of_several_batches_the_one_that_is_predicted_is_read(tmp_path: Path, chain: Chain) -> None:
+    chain(tmp_path / "m.onnx", [3, 8])
+
+    def one(batch: int, ms: float) -> dict[str, object]:
+        row = {"path": "m.onnx", "measured": {"latency_ms": {"value": ms, "low": ms, "high": ms}}}
+        return {"batch": batch, "shapes": [["x", [batch, 3, 16, 16]]], "rows": [row]}
+
+    (tmp_path / "bench.json").write_text(json.dumps({"rounds": [one(8, 16.0), one(1, 2.0)]}))
+    assert read_measurements(tmp_path / "bench.json")[0].latency_ms == 2.0
+    assert read_measurements(tmp_path / "bench.json", {"x": (8, 3, 16, 16)})[0].latency_ms == 16.0
 
 
 def test_missing_models_and_free_shapes_are_named(tmp_path: Path) -> None:

@@ -60,6 +60,10 @@ def test_the_help_page_names_every_command_and_loads_no_heavy_library() -> None:
         (["audit", "none.onnx", "--target", "pixl-8"], 2, "pixel-8"),
         (["quick", "none.onnx"], 2, "no file none.onnx"),
         (["quick", "none.onnx", "--time", "3s"], 2, "at least 10 s"),
+        (["quick", "none.onnx", "--latency", "2ms"], 2, "--latency: has no use without --data"),
+        (["quick", "none.onnx", "--set", "search.trials=5"], 2, "--set: has no use without --data"),
+        (["quick", "none.onnx", "--data", "data.py:load", "--batch", "2"], 2, "--batch: has no use with --data"),
+        (["targets", "new", "local"], 2, "this machine everywhere"),
         (["quick", "none.onnx", "--data", "data.py:load", "--max-drop", "-1"], 2, "0 or more"),
         (["validate", "none.yaml"], 2, "no such file"),
         (["resume", "nowhere"], 7, "no such run folder"),
@@ -435,9 +439,78 @@ def test_agreement_is_of_intervals() -> None:
 
 
 def test_false_alarms_that_chance_allows() -> None:
-    from modeltailor.commands.selftest import most_false_alarms
+    from modeltailor.estimators.selftest import NOMINAL_ALARMS, chance_allows
 
-    assert [most_false_alarms(n) for n in (2, 10, 100)] == [1, 3, 11]
+    assert [chance_allows(n, NOMINAL_ALARMS) for n in (2, 10, 100)] == [1, 3, 11]
+
+
+@pytest.mark.parametrize("n", [2, 10, 20])
+def test_few_comparisons_on_the_synthetic_device_prove_no_fault(face: Face, n: int) -> None:
+    said = face("selftest", "--comparisons", n)
+    assert said.code == 0, said.err
+
+
+def test_certify_measures_with_the_shapes_of_the_run(
+    face: Face, made_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modeltailor import certification
+    from modeltailor.api import load_run
+    from modeltailor.targets import FakeDevice
+
+    seen: set[tuple[int, ...]] = set()
+
+    class Device(FakeDevice):
+        def time(self, artifacts, inputs, plan):  # type: ignore[no-untyped-def]
+            seen.update(v.shape for v in inputs.values())
+            return super().time(artifacts, inputs, plan)
+
+    run = load_run(made_run)
+    run.history.run.model["input_shapes"] = {"x": [5, 16]}
+    certification.certify_run(run, Device(latency=lambda path: 0.2 + path.stat().st_size / 100_000))
+    assert seen == {(5, 16)}
+
+
+def test_pick_names_no_file_that_is_gone(face: Face, made_run: Path) -> None:
+    file = Path(face("pick", made_run, "-q").out.splitlines()[-1])
+    file.unlink()
+    assert "is gone" in face("pick", made_run).error(7)
+    assert "is gone" in face("pick", made_run, "--to", "x.onnx").error(7)
+
+
+def test_a_run_without_a_model_on_one_of_its_devices_ends_alike_wherever_it_is_watched(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+    from typing import cast
+
+    from modeltailor.commands.watch import _end
+    from modeltailor.errors import NoFeasibleModel
+
+    device = SimpleNamespace(name="pixel-8", best="")
+    moment = SimpleNamespace(phase="done", text="", summary=SimpleNamespace(best="k", devices=(device,)))
+    with pytest.raises(NoFeasibleModel, match="pixel-8"):
+        _end(cast("Any", moment), tmp_path)
+    device.best = "k"
+    _end(cast("Any", moment), tmp_path)
+
+
+@pytest.mark.parametrize("target", ["raspberry-pi-5", "jetson-orin-nano"])
+def test_an_audit_for_another_device_says_where_it_was_read(face: Face, made_run: Path, target: str) -> None:
+    model = next((made_run / "artifacts").glob("*.onnx"))
+    assert "read on this machine" not in face("audit", model).out
+    assert f"in place of {target}" in face("audit", model, "--target", target).out
+
+
+def test_validate_looks_at_every_device(face: Face, digits: Path) -> None:
+    job = (digits / "job.yaml").read_text()
+    lines = [line for line in job.splitlines() if not line.startswith("target:")]
+    two = digits / "two.yaml"
+    two.write_text("\n".join([*lines, "targets: [desktop-cpu, pixl-8]"]))
+    said = face("validate", two)
+    assert said.code == 2
+    assert "did you mean 'pixel-8'" in said.out + said.err
+    two.write_text("\n".join([*lines, "targets: [desktop-cpu, {name: pixel-8, budget: {latency: 8 ms}}]"]))
+    said = face("validate", two)
+    assert said.code == 0, said.err
+    assert "latency 8 ms" in said.out
 
 
 def test_the_page_of_exit_codes_is_complete() -> None:

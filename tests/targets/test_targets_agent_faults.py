@@ -1,6 +1,9 @@
 """What goes wrong with devices elsewhere: lines, disks, clocks, heat, runtimes, and models in several files."""
 
 import hashlib
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -167,6 +170,19 @@ def test_peak_memory_is_absent_where_the_system_does_not_tell(tmp_path, save_hea
     monkeypatch.setattr(device_side.os, "access", lambda *_: False)
     assert worker.memory(str(heavy), str(tmp_path / "x.npz"), options) == {"load_bytes": None, "run_bytes": None}
     assert _measure.memory(heavy, inputs, RuntimeOptions()) is None
+
+
+def test_inputs_are_no_memory_of_the_model(tmp_path, save_heavy):
+    small = save_heavy(4096)
+    np.savez(tmp_path / "x.npz", v=np.ones((1, 1024), np.float32), w=np.ones(25_000_000, np.float32))
+    options = {"threads": 1, "spinning": False, "provider": "CPUExecutionProvider", "precision": []}
+    code = (
+        "import json, sys; from modeltailor.targets.agent.device_side import _Worker; "
+        "print(json.dumps(_Worker().memory(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))))"
+    )
+    command = [sys.executable, "-c", code, str(small), str(tmp_path / "x.npz"), json.dumps(options)]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+    assert told["run_bytes"] < 50_000_000  # the inputs are twice that
 
 
 def test_old_runtime_is_refused(tmp_path):

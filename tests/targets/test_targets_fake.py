@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeltailor.errors import CandidateError
+from modeltailor.errors import CandidateError, DeviceError
 from modeltailor.targets import FakeDevice, TimingPlan
 from modeltailor.targets.retrying import Retrying
 
@@ -62,8 +62,6 @@ def test_failures_and_unknown_files_are_named():
 
 
 def test_retrying_asks_again_for_the_device_s_faults_only():
-    from modeltailor.errors import DeviceError
-
     class Flaky(FakeDevice):
         left = 2
 
@@ -80,3 +78,16 @@ def test_retrying_asks_again_for_the_device_s_faults_only():
     with pytest.raises(CandidateError):
         Retrying(broken, attempts=3, wait_s=0).time((A, B), {}, PLAN)
     assert len(broken.calls) == 1
+
+
+@pytest.mark.parametrize(("code", "tries"), [("DEV-06", 3), ("DEV-05", 1), ("DEV-10", 1), ("DEV-11", 1), ("DEV-13", 1)])
+def test_what_was_waited_for_is_not_waited_for_again(code, tries):
+    class Failing(FakeDevice):
+        def time(self, artifacts, inputs, plan):
+            self.calls.append(tuple(artifacts))
+            raise DeviceError(code, "board", "is hot")
+
+    device = Failing(TRUTH)
+    with pytest.raises(DeviceError):
+        Retrying(device, attempts=3, wait_s=0).time((A, B), {}, PLAN)
+    assert len(device.calls) == tries

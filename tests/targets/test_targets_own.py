@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from modeltailor.errors import ConfigError
+from modeltailor.places import profile_of
 from modeltailor.targets import FakeDevice, LocalDevice, load_profile, open_device
 from modeltailor.targets.agent import AgentDevice
 from modeltailor.targets.check import check_device
@@ -106,3 +107,27 @@ def test_token_files_stay_where_the_profile_is(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "mine.yaml").write_text(render_profile("mine", reach="tcp", address="h:1"))
     assert load_profile(Path("sub/mine.yaml"), folder=tmp_path).token_file == str(tmp_path / "sub" / "mine.token")
+
+
+def test_a_profile_of_ones_own_goes_before_a_shipped_one_of_that_name(tmp_path):
+    like = load_profile("raspberry-pi-5")
+    (tmp_path / "raspberry-pi-5.yaml").write_text(
+        render_profile("raspberry-pi-5", like=like, reach="ssh", address="pi@pi5.local")
+    )
+    assert load_profile("raspberry-pi-5", folder=tmp_path).address == "pi@pi5.local"
+    assert load_profile("raspberry-pi-5").reach == "none"
+
+
+def test_an_agent_s_address_is_a_device_wherever_one_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("MODELTAILOR_AGENT_TOKEN", raising=False)
+    profile = profile_of("tcp://Board.local:7070", tmp_path)
+    assert (profile.name, profile.reach) == ("board.local", "tcp")
+    with pytest.raises(ConfigError, match="MODELTAILOR_AGENT_TOKEN"):
+        open_device(profile)
+    for token in ("secret", '{"host": "h", "port": 1, "token": "secret"}'):
+        monkeypatch.setenv("MODELTAILOR_AGENT_TOKEN", token)
+        device = open_device(profile)
+        assert isinstance(device, Retrying)
+        assert isinstance(device.device, AgentDevice)
+    with pytest.raises(ConfigError, match="host:port"):
+        open_device(load_profile("tcp://board:70700"))

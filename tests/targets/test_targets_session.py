@@ -9,6 +9,7 @@ from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.agent.device_side import precision_settings, providers_for
 from modeltailor.targets.session import (
     input_specs,
+    nearest_here,
     open_session,
     optimized_model,
     output_specs,
@@ -102,3 +103,9 @@ def test_refusals_say_what_to_do(models, one_image, tmp_path):
         run_batches(models["small"], {"x": np.zeros((2, 5, 16, 16), np.float32)}, batch_size=1)
     with pytest.raises(ModelError, match="'x'"):
         profile_nodes(models["small"], {"wrong": one_image["x"]}, OPTIONS)
+
+
+def test_what_another_device_computes_with_is_stood_in_for_by_the_processor_here():
+    there = RuntimeOptions(provider="QNNExecutionProvider", precision=("fp16",), intra_op_threads=3)
+    assert nearest_here(there) == RuntimeOptions(intra_op_threads=3)
+    assert nearest_here(OPTIONS) == OPTIONS

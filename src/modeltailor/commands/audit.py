@@ -32,10 +32,18 @@ def command(model: Path, target: str, batch: int, shapes: tuple[str, ...], as_js
     from modeltailor.estimators.audit import audit as look
     from modeltailor.estimators.bench import example_inputs
     from modeltailor.places import open_place
+    from modeltailor.targets import LocalDevice
+    from modeltailor.targets.machine import processor
+    from modeltailor.targets.session import nearest_here
 
     device = open_place(target, Path.cwd())
-    options = device.describe().options
+    facts = device.describe()
     device.close()
+    is_here = isinstance(device, LocalDevice)
+    options = facts.options if is_here else nearest_here(facts.options)
+    note = ""
+    if not is_here or facts.evidence != "measured-on-device":
+        note = f"read on this machine ({processor()}) in place of {facts.name}: kernels and shares may differ there"
     inputs = example_inputs(model, shapes=input_shapes(shapes), batch=batch)
     try:
         found = look(model, inputs, options)
@@ -45,9 +53,11 @@ def command(model: Path, target: str, batch: int, shapes: tuple[str, ...], as_js
         import json
         from dataclasses import asdict
 
-        click.echo(json.dumps(asdict(found), indent=1))
+        click.echo(json.dumps({**asdict(found), "note": note}, indent=1))
     else:
         _show(found)
+        if note:
+            click.echo(note)
 
 
 def _show(found: Audit) -> None:

@@ -35,8 +35,9 @@ def command(run_folder: Path, to: Path | None, as_json: bool, quiet: bool, **lim
     The last line on stdout is the model's file.
     """
     from modeltailor.api import load_run
+    from modeltailor.exporting import artifact_of
     from modeltailor.reports import verdict_lines
-    from modeltailor.search.run_folder import RunFolder, disk_faults
+    from modeltailor.search.run_folder import disk_faults
 
     if to is not None:
         place_to_write(to, "--to")
@@ -47,7 +48,7 @@ def command(run_folder: Path, to: Path | None, as_json: bool, quiet: bool, **lim
         raise NoFeasibleModel(
             "GOAL-01", run_folder, run.summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
         )
-    source = RunFolder(run_folder).artifact(found.sha256)
+    source = artifact_of(run_folder, found)
     if to is not None:
         from modeltailor.durable import write_bytes
 

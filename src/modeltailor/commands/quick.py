@@ -19,11 +19,15 @@ from modeltailor.commands.options import (
     shape_options,
     target_option,
 )
+from modeltailor.errors import ConfigError
 
 if TYPE_CHECKING:
     from modeltailor.quick import QuickLook
 
 __all__ = ["command"]
+
+_WITH_DATA = {"metric", "max_drop", "min_accuracy", "latency", "size", "memory", "out", "assignments"}
+_WITHOUT_DATA = {"batch", "shapes"}
 
 
 @click.command(
@@ -54,6 +58,7 @@ def command(
     With data it is the first two minutes of a search (probe, uniform baselines, first candidates) in a run folder that
     `modeltailor resume` carries on. Without data, inputs are made up: latency and size are measured, accuracy is not.
     """
+    _refuse_idle(data is not None)
     if data is None:
         _without_data(model, weights, target, batch, shapes, time_, as_json=as_json, quiet=quiet)
         return
@@ -66,6 +71,21 @@ def command(
         "search": {"time": time_},
     }
     _with_data(job, _folder(model, out), assignments, as_json=as_json, quiet=quiet)
+
+
+def _refuse_idle(with_data: bool) -> None:
+    """No option is dropped in silence."""
+    from click.core import ParameterSource
+
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name in (_WITHOUT_DATA if with_data else _WITH_DATA):
+            why = "has no use with --data, which gives the shapes" if with_data else "has no use without --data"
+            raise ConfigError(
+                "CFG-08", parameter.opts[0], why, "leave it out" if with_data else "give --data, or leave it out"
+            )
 
 
 def _folder(model: str, out: Path | None) -> Path:
@@ -88,7 +108,7 @@ def _with_data(job: dict[str, Any], out: Path, assignments: tuple[str, ...], *, 
         for note in run.summary.notes:
             click.echo(f"note: {note}")
         click.echo(f"\na search goes on from here: modeltailor resume {out} --time 20m")
-    require_best(run)
+    require_best(out, run.summary)
 
 
 def _without_data(

@@ -15,6 +15,7 @@ from modeltailor.errors import NoFeasibleModel
 if TYPE_CHECKING:
     from modeltailor.api import Run
     from modeltailor.job import Job
+    from modeltailor.reports import RunSummary
 
 __all__ = ["SIGNAL_CODES", "require_best", "run_job", "search_in_view", "show_run"]
 
@@ -51,7 +52,7 @@ def run_job(
         click.echo((out / "summary.json").read_text())
     else:
         show_run(run)
-    require_best(run)
+    require_best(out, run.summary)
 
 
 def search_in_view(
@@ -78,30 +79,26 @@ def search_in_view(
         with LiveView(Console(stderr=True), title=str(out), quiet=quiet) as view:
             return tailor(job, out=out, root=root, resume=resume, cache=cache, notify=view)
     except _Stopped as stopped:
-        kept = (
-            "finished trials are kept. Continue" if (out / "study.db").exists() else "nothing was finished yet. Start"
-        )
-        click.echo(
-            f"stopped by {signal.Signals(stopped.number).name}; {kept}: modeltailor resume {out}",
-            err=True,
-        )
+        kept = (out / "study.db").exists()
+        says = f"finished trials are kept. Continue: modeltailor resume {out}" if kept else "nothing was finished yet"
+        click.echo(f"stopped by {signal.Signals(stopped.number).name}; {says}", err=True)
         sys.exit(SIGNAL_CODES[signal.Signals(stopped.number)])
 
 
-def require_best(run: Run) -> None:
+def require_best(folder: Path, summary: RunSummary) -> None:
     """Do nothing if a model keeps the budget, on each device of the study one.
 
     Raises:
         NoFeasibleModel: none does, or none on one of the devices.
     """
-    if run.best is None:
+    if not summary.best:
         raise NoFeasibleModel(
-            "GOAL-01", run.folder, run.summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
+            "GOAL-01", folder, summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
         )
-    without = [d.name for d in run.summary.devices if not d.best]
+    without = [d.name for d in summary.devices if not d.best]
     if without:
         raise NoFeasibleModel(
-            "GOAL-01", run.folder, f"no model keeps every limit on {', '.join(without)}", "loosen it, or search longer"
+            "GOAL-01", folder, f"no model keeps every limit on {', '.join(without)}", "loosen it, or search longer"
         )
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_NOMINAL = 0.05
-
 
 @click.command(cls=Command, examples=["modeltailor selftest", "modeltailor selftest --aa model.onnx --comparisons 10"])
 @click.option(
@@ -80,7 +78,7 @@ def _real(
     model: Path, comparisons: int, target: str, batch: int, shapes: tuple[str, ...], *, as_json: bool, quiet: bool
 ) -> None:
     from modeltailor.estimators.bench import example_inputs
-    from modeltailor.estimators.selftest import check_real
+    from modeltailor.estimators.selftest import NOMINAL_ALARMS, chance_allows, check_real
     from modeltailor.places import open_place
 
     def tell(measured: Measurement) -> None:
@@ -96,7 +94,7 @@ def _real(
             found = check_real(device, file, inputs, comparisons=comparisons, notify=tell)
     finally:
         device.close()
-    allowed = most_false_alarms(comparisons)
+    allowed = chance_allows(comparisons, NOMINAL_ALARMS)
     if as_json:
         _print_document({**_plain(found), "allowed": allowed, "passed": found.false_alarms <= allowed})
     else:
@@ -112,17 +110,6 @@ def _real(
             "DEV-21", target, f"{found.false_alarms} of {comparisons} comparisons of a model with itself came out different",
             "quiet the machine (other programs, frequency scaling), then try again",
         )  # fmt: skip
-
-
-def most_false_alarms(comparisons: int) -> int:
-    """Return the false alarms that chance exceeds in fewer than 1 of 100 cases, at the nominal 5 %."""
-    from math import comb
-
-    total, k = 0.0, -1
-    while total < 0.99:
-        k += 1
-        total += comb(comparisons, k) * _NOMINAL**k * (1 - _NOMINAL) ** (comparisons - k)
-    return k
 
 
 def _own_model(folder: Path) -> Path:

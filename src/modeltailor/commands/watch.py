@@ -12,7 +12,8 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import DURATION, RUN, existing_run, json_option, quiet_option
-from modeltailor.errors import EnvironmentFault, NoFeasibleModel
+from modeltailor.commands.running import require_best
+from modeltailor.errors import EnvironmentFault
 
 if TYPE_CHECKING:
     from modeltailor.live_panel import Moment
@@ -116,7 +117,5 @@ def _end(moment: Moment, run_folder: Path) -> None:
             "RUN-08", run_folder, f"no process works in this run any more; it {moment.text}",
             f"continue it with `modeltailor resume {run_folder}`",
         )  # fmt: skip
-    if moment.summary is not None and not moment.summary.best:
-        raise NoFeasibleModel(
-            "GOAL-01", run_folder, moment.summary.verdict.headline.rstrip("."), "loosen that limit, or search longer"
-        )
+    if moment.summary is not None:
+        require_best(run_folder, moment.summary)
