@@ -29,7 +29,8 @@ class Training:
         seed: of shuffling and augmentation.
         augment: random crops where the input is one image of at least 16 pixels a side, mirrored too where it has three
             channels; other inputs stay as they are. The teacher sees the same images.
-        mixup: largest share of another image blended in, 0 (off) to 1; the teacher alone then teaches.
+        mixup: largest share of another image blended in, 0 (off) to 1; the teacher alone then teaches, and labels count
+            for nothing. ``None``: off, but in a search on for long schedules on images.
         ema: decay of the running average of the weights that is handed back; 0 hands back the last weights.
         weight_decay: of matrices and kernels; never of biases and normalisation.
         optimizer: SGD with Nesterov momentum 0.9, or AdamW; ``auto``: SGD where there are batch normalisations.
@@ -53,7 +54,7 @@ class Training:
     batch_size: int = 128
     seed: int = 0
     augment: bool = True
-    mixup: float = 0.0
+    mixup: float | None = None
     ema: float = 0.99
     weight_decay: float = 1e-4
     optimizer: Literal["auto", "sgd", "adamw"] = "auto"

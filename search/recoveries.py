@@ -15,7 +15,7 @@ import numpy as np
 
 from modeltailor.canonical import canonical_json
 from modeltailor.compress import Format, Recipe, Training
-from modeltailor.compress.vocabulary import recipe_from_plain
+from modeltailor.compress.vocabulary import Settings, recipe_from_plain
 from modeltailor.search.hypervolume import cut_boxes
 from modeltailor.search.records import TrialRecord
 
@@ -152,6 +152,11 @@ def _usual_loss(mean_bits: float) -> float:
     return float(_LOSS_AT_FOUR_BITS * _LOSS_PER_BIT ** (4.0 - mean_bits))
 
 
+def _as_learned(settings: Settings) -> Settings:
+    """Weights learn on a grid of their own for each output channel: what moves them off it would round them again."""
+    return replace(settings, per_channel=True, equalize=False, smoothing="none")
+
+
 def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Training, minimize: bool) -> Iterator[_Guess]:
     """Recipes that were measured as they are, and lost something by their formats."""
     for record in same:
@@ -164,7 +169,7 @@ def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Traini
         ):
             yield _Guess(
                 label=f"trial {record.number} learned again",
-                recipe=replace(recipe, recovery=training),
+                recipe=replace(recipe, recovery=training, settings=_as_learned(recipe.settings)),
                 own_loss=_loss(own, minimize),
                 extra_loss=min(_KEPT_LOSS * extra, _usual_loss(_mean_bits(recipe.format_of, record))),
                 latency=_latency(record),
@@ -195,7 +200,9 @@ def _of_fewer_bits(
         if size < own.size_bytes:
             yield _Guess(
                 label=f"{own.label or 'structure'} in {label} learned again",
-                recipe=replace(recipe, formats=tuple(chosen.items()), recovery=training),
+                recipe=replace(
+                    recipe, formats=tuple(chosen.items()), recovery=training, settings=_as_learned(recipe.settings)
+                ),
                 own_loss=_loss(own, minimize),
                 extra_loss=_usual_loss(_mean_bits(chosen, own)),
                 latency=_latency(own),

@@ -228,6 +228,7 @@ def _schedule(facts: PreparedFacts, plan: SearchPlan, *, share: float, cores: in
     if epochs is None:
         affordable = _epochs(facts, time_s=plan.time_s * _TRAINING_SHARE * share, cores=cores)
         epochs = min(max(round(affordable * 2.0) / 2.0, _EPOCHS[0]), _EPOCHS[1])
-    # For long schedules the teacher alone teaches, on mixtures too: what a student saw often it learns by heart.
-    mixup = max(plan.training.mixup, _MIXUP if epochs >= _LONG_EPOCHS else 0.0)
+    mixup = plan.training.mixup
+    if mixup is None and facts.is_image and epochs >= _LONG_EPOCHS:
+        mixup = _MIXUP  # the teacher alone teaches, on mixtures too: what a student saw often it learns by heart
     return replace(plan.training, epochs=epochs, mixup=mixup, seed=plan.seed)

@@ -110,9 +110,10 @@ def load_splits(spec: DataSpec, root: Path, *, rows_per_sample: int = 1, seed: i
         raise ConfigError("CFG-01", "data", "no split is given", "give at least data.train or data.search")
     found = {name: _checked(name, raw, rows_per_sample) for name, raw in given.items()}
     _agree(found)
-    overlaps = _disjoint(found, spec.allow_overlap)  # before anything is cut, so that the user's own files are named
+    # before anything is cut, so that the user's own files are named
+    overlaps = _disjoint(found, rows_per_sample, spec.allow_overlap)
     found, notes = _complete(found, rows_per_sample, seed)
-    notes += overlaps + [n for n in _disjoint(found, spec.allow_overlap) if n not in overlaps]
+    notes += overlaps + [n for n in _disjoint(found, rows_per_sample, spec.allow_overlap) if n not in overlaps]
     for name in ("search", "test"):
         if found[name].targets is None:
             raise DataError("DATA-01", f"data.{name}", "has no y, and cannot score a model", "add an array y")
@@ -156,7 +157,7 @@ def _from_files(spec: DataSpec, root: Path) -> dict[str, Mapping[str, Any]]:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # object arrays are programs
                 arrays = {k: archive[k] for k in archive.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
             raise DataError(
                 "DATA-01", where, f"{name} is not a readable .npz of plain arrays ({error})", "save it with numpy.savez"
             ) from error
@@ -273,8 +274,8 @@ def _row_keys(split: Split, rows_per_sample: int = 1) -> Array:
     return np.array(keys, dtype="S12")
 
 
-def _disjoint(found: Mapping[str, Split], allowed: bool) -> list[str]:
-    keys = {name: set(_row_keys(split).tolist()) for name, split in found.items()}
+def _disjoint(found: Mapping[str, Split], rows_per_sample: int, allowed: bool) -> list[str]:
+    keys = {name: set(_row_keys(split, rows_per_sample).tolist()) for name, split in found.items()}
     notes = []
     for a, b in (
         ("calibration", "test"),

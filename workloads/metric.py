@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modeltailor.errors import ConfigError, DataError
 
-__all__ = ["BUILT_IN", "Metric", "MetricSpec", "Outputs"]
+__all__ = ["BUILT_IN", "Metric", "MetricSpec", "Outputs", "Task"]
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
+Task = Literal["classification", "regression", "embedding"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,7 @@ class Metric:
         rows_per_sample: consecutive rows of the data that make one sample.
         value: outputs by name and targets to one number.
         per_sample: outputs and targets to one number a sample, if the metric is their mean.
+        task: what the outputs are, where the metric says so: training learns accordingly.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Metric:
     rows_per_sample: int
     value: Callable[[Outputs, Array], float]
     per_sample: Callable[[Outputs, Array], Array] | None = None
+    task: Task | None = None
 
     def evaluate(self, outputs: Outputs, targets: Array) -> float:
         """Return the metric's value.
@@ -92,28 +95,63 @@ def _first(outputs: Outputs) -> Array:
     return next(iter(outputs.values()))
 
 
+def _scores(outputs: Outputs, y: Array, axis: int = -1) -> tuple[Array, Array]:
+    """Class scores, and one label for each row of them; labels ``[n, 1]`` are as good as ``[n]``.
+
+    Raises:
+        ValueError: there is one score only, or the labels are not one a row. Broadcasting would compare every sample
+            with every other.
+    """
+    scores = _first(outputs)
+    if scores.ndim < 2 or scores.shape[axis] < 2:
+        raise ValueError(f"outputs {list(scores.shape)} hold no two class scores a sample")
+    rows = tuple(np.delete(scores.shape, axis))
+    if len(y) != len(scores) or y.size != math.prod(rows):
+        raise ValueError(f"labels {list(y.shape)} do not fit outputs {list(scores.shape)}")
+    return scores, y.reshape(rows)
+
+
+def _values(outputs: Outputs, y: Array) -> tuple[Array, Array]:
+    """Outputs and targets, ``[n, values]`` each."""
+    p = _first(outputs)
+    if len(p) != len(y) or p.size != y.size:
+        raise ValueError(f"targets {list(y.shape)} do not fit outputs {list(p.shape)}")
+    return p.reshape(len(y), -1).astype(np.float64), y.reshape(len(y), -1).astype(np.float64)
+
+
+def _one(y: Array) -> Array:
+    """One target a sample, ``[n]``."""
+    if y.size != len(y):
+        raise ValueError(f"targets {list(y.shape)} are not one a sample")
+    return y.reshape(-1)
+
+
 def _hit(outputs: Outputs, y: Array) -> Array:
-    hits: Array = np.asarray(_first(outputs).argmax(axis=-1) == y, dtype=np.float64).reshape(len(y), -1).mean(axis=1)
+    scores, labels = _scores(outputs, y)
+    hits: Array = np.asarray(scores.argmax(axis=-1) == labels, dtype=np.float64).reshape(len(y), -1).mean(axis=1)
     return hits
 
 
 def _hit5(outputs: Outputs, y: Array) -> Array:
-    top: Array = np.argsort(-_first(outputs), axis=-1)[:, :5]
-    return np.asarray((top == y[:, None]).any(axis=1), dtype=np.float64)
+    scores, labels = _scores(outputs, y)
+    top: Array = np.argsort(-scores, axis=-1)[..., :5]
+    hits: Array = np.asarray((top == labels[..., None]).any(axis=-1), dtype=np.float64).reshape(len(y), -1).mean(axis=1)
+    return hits
 
 
 def _squared(outputs: Outputs, y: Array) -> Array:
-    p = _first(outputs)
-    return np.asarray(((p.reshape(len(y), -1) - y.reshape(len(y), -1)) ** 2).mean(axis=1), dtype=np.float64)
+    p, wanted = _values(outputs, y)
+    return np.asarray(((p - wanted) ** 2).mean(axis=1))
 
 
 def _absolute(outputs: Outputs, y: Array) -> Array:
-    p = _first(outputs)
-    return np.asarray(np.abs(p.reshape(len(y), -1) - y.reshape(len(y), -1)).mean(axis=1), dtype=np.float64)
+    p, wanted = _values(outputs, y)
+    return np.asarray(np.abs(p - wanted).mean(axis=1))
 
 
 def _cross_entropy(outputs: Outputs, y: Array) -> Array:
-    z = _first(outputs).astype(np.float64)
+    z, y = _scores(outputs, y)
+    z = z.astype(np.float64)
     z = z - z.max(axis=-1, keepdims=True)
     log_p = z - np.log(np.exp(z).sum(axis=-1, keepdims=True))
     taken = np.take_along_axis(log_p, y[..., None].astype(np.int64), axis=-1)[..., 0]
@@ -121,7 +159,8 @@ def _cross_entropy(outputs: Outputs, y: Array) -> Array:
 
 
 def _f1(outputs: Outputs, y: Array) -> float:
-    predicted = _first(outputs).argmax(axis=-1)
+    found, y = _scores(outputs, y)
+    predicted = found.argmax(axis=-1)
     scores = []
     for label in np.unique(y):
         hit = float(((predicted == label) & (y == label)).sum())
@@ -150,11 +189,12 @@ def _pooled(outputs: Outputs) -> Array:
 def _pair_spearman(outputs: Outputs, y: Array) -> float:
     e = _pooled(outputs)
     e = e / np.linalg.norm(e, axis=1, keepdims=True)
-    return _spearman((e[0::2] * e[1::2]).sum(axis=1), y[0::2])
+    return _spearman((e[0::2] * e[1::2]).sum(axis=1), _one(y)[0::2])
 
 
 def _mean_iou(outputs: Outputs, y: Array) -> float:
-    predicted = _first(outputs).argmax(axis=1)
+    scores, y = _scores(outputs, y, axis=1)
+    predicted = scores.argmax(axis=1)
     shares = []
     for label in np.unique(y):
         both = float(((predicted == label) & (y == label)).sum())
@@ -168,42 +208,45 @@ def _mean_of(per_sample: Callable[[Outputs, Array], Array]) -> Callable[[Outputs
 
 
 def _plain(
-    name: str, minimize: bool, value: Callable[[Outputs, Array], float], rows: int = 1, unit: str = ""
+    name: str, task: Task, value: Callable[[Outputs, Array], float], *, minimize: bool = False, rows: int = 1, unit: str = ""
+) -> Metric:  # fmt: skip
+    return Metric(name=name, minimize=minimize, unit=unit, rows_per_sample=rows, value=value, task=task)
+
+
+def _mean(
+    name: str, task: Task, unit: str, per_sample: Callable[[Outputs, Array], Array], *, minimize: bool = False
 ) -> Metric:
-    return Metric(name=name, minimize=minimize, unit=unit, rows_per_sample=rows, value=value)
-
-
-def _mean(name: str, minimize: bool, unit: str, per_sample: Callable[[Outputs, Array], Array]) -> Metric:
     return Metric(
-        name=name, minimize=minimize, unit=unit, rows_per_sample=1, value=_mean_of(per_sample), per_sample=per_sample
-    )
+        name=name, minimize=minimize, unit=unit, rows_per_sample=1, value=_mean_of(per_sample), per_sample=per_sample,
+        task=task,
+    )  # fmt: skip
 
 
 BUILT_IN: Mapping[str, Metric] = {
     m.name: m
     for m in (
-        _mean("accuracy", False, "%", _hit),
-        _mean("top5", False, "%", _hit5),
-        _plain("f1", False, _f1),
-        _plain("miou", False, _mean_iou),
-        _plain("rmse", True, lambda o, y: float(np.sqrt(_squared(o, y).mean())), unit="units"),
-        _mean("mae", True, "units", _absolute),
-        _mean("cross-entropy", True, "nats", _cross_entropy),
-        _plain("spearman", False, lambda o, y: _spearman(_pooled(o)[:, 0], y)),
-        _plain("pair-spearman", False, _pair_spearman, rows=2),
+        _mean("accuracy", "classification", "%", _hit),
+        _mean("top5", "classification", "%", _hit5),
+        _plain("f1", "classification", _f1),
+        _plain("miou", "classification", _mean_iou),
+        _plain("rmse", "regression", lambda o, y: float(np.sqrt(_squared(o, y).mean())), minimize=True, unit="units"),
+        _mean("mae", "regression", "units", _absolute, minimize=True),
+        _mean("cross-entropy", "classification", "nats", _cross_entropy, minimize=True),
+        _plain("spearman", "regression", lambda o, y: _spearman(_pooled(o)[:, 0], _one(y))),
+        _plain("pair-spearman", "embedding", _pair_spearman, rows=2),
     )
 }
 """Metrics by name. ``pair-spearman``: rows 2i and 2i+1 are the two texts of a pair; cosine of outputs against ``y``."""
 
 
 def built_in(spec: MetricSpec) -> Metric:
-    """Return the built-in metric of that name.
+    """Return the built-in metric of that name, with the unit that ``spec`` gives.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or ``spec`` says of it what it is not.
     """
     try:
-        return BUILT_IN[spec.name]
+        found = BUILT_IN[spec.name]
     except KeyError:
         raise ConfigError(
             "CFG-10",
@@ -211,3 +254,11 @@ def built_in(spec: MetricSpec) -> Metric:
             f"no metric is named '{spec.name}'",
             f"use one of {', '.join(BUILT_IN)}, or file.py:function",
         ) from None
+    if spec.rows_per_sample not in (1, found.rows_per_sample):
+        raise ConfigError(
+            "CFG-09", "metric.rows_per_sample", f"{found.name} takes {found.rows_per_sample} rows a sample, always",
+            "leave it out, or write a metric of your own",
+        )  # fmt: skip
+    if spec.minimize and not found.minimize:
+        raise ConfigError("CFG-09", "metric.minimize", f"{found.name} is never minimised", "leave it out")
+    return replace(found, unit=spec.unit or found.unit)

@@ -107,12 +107,23 @@ def load_module(spec: ModelSpec, root: Path) -> torch.nn.Module:
         )
     if spec.weights:
         _load_weights(made, root / spec.weights)
-    bad = [n for n, p in made.state_dict().items() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
+    bad = not_finite(made)
     if bad:
         raise ModelError(
             "MODEL-16", bad[0], f"NaN or infinity in the weights of {len(bad)} tensors", "check the training"
         )
     return made.eval()
+
+
+def not_finite(module: torch.nn.Module) -> list[str]:
+    """Return the names of parameters that hold NaN or infinity, and of buffers that hold NaN: masks are full of infinity."""
+    import torch
+
+    own = {n for n, _ in module.named_parameters()}
+    return [
+        n for n, p in module.state_dict().items()
+        if p.is_floating_point() and bool((~torch.isfinite(p) if n in own else torch.isnan(p)).any())
+    ]  # fmt: skip
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> None:
@@ -184,7 +195,9 @@ def _hugging_face(folder: Path) -> torch.nn.Module:
     loader = getattr(transformers, names[0]) if names else transformers.AutoModel
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call, unused-ignore]
     try:
-        model = loader.from_pretrained(folder, local_files_only=True, use_safetensors=True, attn_implementation="eager")
+        model = loader.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, attn_implementation="eager", dtype=torch.float32
+        )
     except Exception as error:
         raise ModelError(
             "MODEL-02",

@@ -65,8 +65,9 @@ def emit_block_matmul(emitter: Emitter, site: SiteNode, part: Part, fmt: Format,
     zero = packed_zero_points(part)
     extra = [] if zero is None else [emitter.constant(zero)]
     node: NodeProto = emitter.graph.model.graph.node[site.node]
-    bias = part.bias if site.site.kind == "gemm" else None
-    product = emitter.fresh(node.output[0]) if bias is not None else node.output[0]
+    bias, leaving = part.bias, site.output if part.bias is not None else node.output[0]
+    inner = node.output[0] if site.bias_node is not None else emitter.fresh(node.output[0])
+    product = inner if bias is not None else leaving
     emitter.node(
         "MatMulNBits",
         [emitter.as_float(site.input), emitter.constant(packed), emitter.constant(scales), *extra],
@@ -80,8 +81,9 @@ def emit_block_matmul(emitter: Emitter, site: SiteNode, part: Part, fmt: Format,
         accuracy_level=accuracy,
     )
     if bias is not None:
-        emitter.node("Add", [product, emitter.constant(bias)], [node.output[0]])
-    emitter.made_float(node.output[0])
+        emitter.node("Add", [product, emitter.constant(bias)], [leaving])
+        emitter.made_float(product)
+    emitter.made_float(leaving)
     return "MatMulNBits", packed.nbytes + scales.nbytes + (0 if zero is None else zero.nbytes)
 
 

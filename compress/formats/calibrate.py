@@ -105,6 +105,7 @@ class Calibration:
         self._seed = seed
         self._rows = rows
         self._histograms: dict[str, Histogram] = {}
+        self._unbounded: set[str] = set()
         self._moments: dict[str, Moments] = {}
         self._outputs: dict[str, NDArray[np.generic]] | None = None
         fixed = [
@@ -162,7 +163,13 @@ class Calibration:
         return total
 
     def histograms(self, names: Iterable[str]) -> dict[str, Histogram]:
-        """Return the distributions of activation tensors, counting those that are not known yet."""
+        """Return the distributions of activation tensors, counting those that are not known yet.
+
+        Tensors that hold infinity (scores of attention under a mask) have none and are missing.
+
+        Raises:
+            DataError: a tensor holds NaN.
+        """
         wanted = sorted(set(names))
         for name in wanted:
             if name not in self._histograms:
@@ -170,10 +177,10 @@ class Calibration:
                 if kept is not None:
                     low, high = (float(v) for v in kept["range"])
                     self._histograms[name] = Histogram(low, high, kept["counts"].astype(np.int64))
-        missing = [n for n in wanted if n not in self._histograms]
+        missing = [n for n in wanted if n not in self._histograms and n not in self._unbounded]
         for start in range(0, len(missing), 64):
             self._count(missing[start : start + 64])
-        return {n: self._histograms[n] for n in wanted}
+        return {n: self._histograms[n] for n in wanted if n in self._histograms}
 
     def _count(self, names: list[str]) -> None:
         floats = self._floats_a_sample(names)
@@ -181,12 +188,19 @@ class Calibration:
         high = dict.fromkeys(names, -np.inf)
         for values in self.batches(names, floats):
             for name, value in zip(names, values, strict=True):
-                if value.size:
-                    low[name] = min(low[name], float(value.min()))
-                    high[name] = max(high[name], float(value.max()))
+                if not value.size:
+                    continue
+                least, most = float(value.min()), float(value.max())
+                if np.isnan(least):
+                    raise DataError(
+                        "DATA-04", "calibration", f"activation '{name}' is NaN on this data", "check inputs, weights"
+                    )
+                low[name], high[name] = min(low[name], least), max(high[name], most)
+        self._unbounded.update(n for n in names if not np.isfinite([low[n], high[n]]).all())
+        names = [n for n in names if n not in self._unbounded]
         counts = {n: np.zeros(_BINS, np.int64) for n in names}
         counted = dict.fromkeys(names, 0)
-        for values in self.batches(names, floats):
+        for values in self.batches(names, floats) if names else ():
             for name, value in zip(names, values, strict=True):
                 if counted[name] >= _HISTOGRAM_FLOATS or not value.size:
                     continue
@@ -197,10 +211,6 @@ class Calibration:
             if all(c >= _HISTOGRAM_FLOATS for c in counted.values()):
                 break
         for name in names:
-            if not np.isfinite([low[name], high[name]]).all():
-                raise DataError(
-                    "DATA-04", "calibration", f"activation '{name}' is not finite on this data", "check inputs, weights"
-                )
             self._histograms[name] = Histogram(low[name], high[name], counts[name])
             self._store.keep("histogram", name, range=np.array([low[name], high[name]]), counts=counts[name])
 

@@ -333,7 +333,7 @@ class _Context:
                 self._histograms = self.calibration.histograms(self._calibrated)
             self._params[key] = (
                 None
-                if tensor not in self._calibrated
+                if tensor not in self._histograms
                 else quant_params(
                     self._histograms[tensor],
                     settings.range_method,

@@ -160,6 +160,7 @@ def fold_batch_norm(graph: GraphProto) -> None:
             or reads[node.input[0]] != 1
             or node.input[0] in outputs
             or any(i not in tensors for i in (*node.input[1:5], *conv.input[1:]))
+            or any(tensors[i].data_type != TensorProto.FLOAT for i in (*node.input[1:5], *conv.input[1:]))
             or (conv.op_type == "ConvTranspose" and attribute_int(conv, "group", 1) != 1)
             or (conv.op_type == "Gemm" and any(a.name in ("alpha", "beta") and a.f != 1.0 for a in conv.attribute))
         ):

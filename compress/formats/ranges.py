@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from modeltailor.compress.formats.calibrate import Histogram
 
+_DEAD = 1e-12  # span of a tensor that holds nothing
+
 __all__ = ["QuantParams", "RangeMethod", "quant_params"]
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
@@ -52,11 +54,13 @@ class QuantParams:
 
 def _made(low: float, high: float, *, signed: bool, symmetric: bool, bits: int) -> QuantParams:
     low, high = min(low, 0.0), max(high, 0.0)
+    if high - low < _DEAD:  # nothing was seen in it: any step will do, but one near zero leaves a bias no room
+        high = 1.0
     lowest = -(1 << (bits - 1)) if signed else 0
     if symmetric:
-        reach = max(-low, high, 1e-12)
+        reach = max(-low, high)
         return QuantParams(float(np.float32(reach / ((1 << (bits - 1)) - 1))), lowest + (1 << (bits - 1)), signed, bits)
-    scale = float(np.float32(max(high - low, 1e-12) / ((1 << bits) - 1)))
+    scale = float(np.float32((high - low) / ((1 << bits) - 1)))
     zero = int(np.clip(round(lowest - low / scale), lowest, lowest + (1 << bits) - 1))
     return QuantParams(scale, zero, signed, bits)
 

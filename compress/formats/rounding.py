@@ -93,13 +93,17 @@ def rounded_rows(weight: Floats, second: Floats | None, task: RoundingTask) -> R
         scale = search_scale(weight, importance, grid, per_channel=task.per_channel)
     else:
         spread = np.sqrt(np.mean(weight**2, axis=2) + 1e-20).astype(np.float32)
+        dead = spread <= spread.max() * np.float32(
+            2.0**-20
+        )  # as in mse_scale: zeros, with a step that leaves room for a bias
         if task.table == "float" or not task.per_channel:
             spread = np.full_like(spread, np.sqrt(np.mean(spread**2)))
         spread_weight = np.broadcast_to(importance[:, None, :] * (spread**2)[:, :, None], weight.shape)
+        spread = np.where(dead, spread.max(), spread)
         levels, step_size = integer_levels(weight / spread[:, :, None], spread_weight, task.bits, reach=task.reach)
         if task.table == "float":
             return _float_table(weight, second, importance, task)
-        if _free(weight) is not None:
+        if _free(weight) is not None or dead.any():
             levels[np.argmin(np.abs(levels))] = 0
         grid, step = Grid.of_levels(levels), np.float32(step_size)
         scale = spread * step

@@ -78,6 +78,8 @@ def emit_site(emitter: Emitter, folding: Folding, plan: _Plan, site: SiteNode, f
         case "matmul" | "gemm" if fmt.scheme == "dynamic":
             return _emit_dynamic(emitter, folding, site, part)
         case "matmul" | "gemm" if fmt.scheme == "block":
+            if site.bias_node is not None:  # its bias comes with the part
+                folding.consumed.add(site.bias_node)
             return Emitted(*emit_block_matmul(emitter, site, part, fmt, plan.block_accuracy))
         case "embedding" if fmt.scheme == "block":
             return Emitted(*emit_block_gather(emitter, site, part, fmt))

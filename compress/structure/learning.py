@@ -69,7 +69,10 @@ def learn_once(
     )  # fmt: skip
     settle(student)
     student.eval()
-    bad = [n for n, p in student.state_dict().items() if p.is_floating_point() and not bool(torch.isfinite(p).all())]
+    bad = [n for n, p in student.named_parameters() if not bool(torch.isfinite(p).all())]
+    bad += [
+        n for n, p in student.named_buffers() if p.is_floating_point() and bool(p.isnan().any())
+    ]  # masks hold infinity
     if bad:
         raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
     if cache is not None:

@@ -12,18 +12,48 @@ from torch.nn import functional
 
 from modeltailor.compress.training import Training
 
-__all__ = ["Task", "answer_loss", "task_of"]
+__all__ = ["Task", "answer_loss", "labels_teach", "task_of"]
 
 Task = Literal["classification", "regression", "embedding"]
 
 
 def task_of(output: Tensor, labels: Tensor | None) -> Task:
-    """Guess what the output means: integer labels make classes, float labels values, 3-D outputs embeddings."""
-    if labels is not None:
-        return "regression" if labels.is_floating_point() else "classification"
-    if output.ndim == 3:
+    """Guess what the output means.
+
+    Labels that fit say it: integers, one for each row of scores, make classes; floats, one for each value, values. Else
+    3-D outputs are embeddings, and so is what float labels do not fit; rows of several values are class scores.
+    """
+    if labels is not None and _are_classes(output, labels):
+        return "classification"
+    if labels is not None and _are_values(output, labels):
+        return "regression"
+    if output.ndim == 3 or (labels is not None and labels.is_floating_point() and output.ndim == 2):
         return "embedding"
     return "classification" if output.ndim in (2, 4) and output.shape[1] > 1 else "regression"
+
+
+def labels_teach(output: Tensor, labels: Tensor, task: Task, *, guessed: bool) -> bool:
+    """Say whether labels can teach beside the teacher.
+
+    Args:
+        output: of the network for some rows.
+        labels: of the same rows.
+        task: what the output means.
+        guessed: whether the task was guessed: whole numbers then are no values to come near to, because outputs may be
+            logits.
+    """
+    if task == "classification":
+        return _are_classes(output, labels)
+    return task == "regression" and _are_values(output, labels) and (labels.is_floating_point() or not guessed)
+
+
+def _are_classes(output: Tensor, labels: Tensor) -> bool:
+    classes = output.shape[1 if output.ndim == 4 else -1]
+    return not labels.is_floating_point() and classes > 1 and labels.numel() * classes == output.numel()
+
+
+def _are_values(output: Tensor, labels: Tensor) -> bool:
+    return labels.numel() == output.numel()
 
 
 def answer_loss(
@@ -34,7 +64,7 @@ def answer_loss(
     Args:
         answer: of the student.
         target: of the teacher, the same shape.
-        labels: [n] or [n, ...], or ``None``.
+        labels: [n] or [n, ...], of which :func:`labels_teach` is true; or ``None``.
         training: temperature and the weight of the labels.
         task: what the output means; guessed if ``None``.
     """
@@ -46,7 +76,7 @@ def answer_loss(
     learned = functional.mse_loss(answer, target)
     weight = training.hard_label_weight if labels is not None else 0.0
     if weight > 0 and labels is not None:
-        return (1 - weight) * learned + weight * functional.mse_loss(answer, labels.view_as(answer))
+        return (1 - weight) * learned + weight * functional.mse_loss(answer, labels.to(answer.dtype).view_as(answer))
     return learned
 
 
@@ -60,7 +90,10 @@ def _class_loss(answer: Tensor, target: Tensor, labels: Tensor | None, training:
     ) * (soft * soft)  # fmt: skip
     weight = training.hard_label_weight
     if weight > 0 and labels is not None:
-        loss = (1 - weight) * loss + weight * functional.cross_entropy(answer, labels.flatten())
+        hard = labels.flatten()
+        known = (hard >= 0) & (hard < answer.shape[-1])  # others are void: pixels that belong to no class
+        if bool(known.any()):
+            loss = (1 - weight) * loss + weight * functional.cross_entropy(answer[known], hard[known])
     return loss
 
 

@@ -185,7 +185,13 @@ class _Cuts:
         for root, gone in removed.items():
             for entry in self._found.groups.entries(root):
                 site, moments = self._site.get(entry.tensor), self._moments(entry.tensor)
-                if entry.side != "in" or site is None or site.bias is None or moments is None:
+                if (
+                    entry.side != "in"
+                    or site is None
+                    or site.bias is None
+                    or moments is None
+                    or self._is_shared(site.bias)
+                ):
                     continue
                 lost = np.asarray(self._graph.constants[entry.tensor], np.float64) * moments[0]
                 lost = np.take(lost, _places(gone, entry.offset, entry.repeat), axis=entry.axis)
@@ -193,6 +199,10 @@ class _Cuts:
                 bias = values[site.bias]
                 values[site.bias] = (bias.astype(np.float64) + shift.reshape(bias.shape)).astype(bias.dtype)
         return values
+
+    def _is_shared(self, tensor: str) -> bool:
+        """Whether several nodes read a constant: what is added for one of them would reach the others."""
+        return sum(list(n.input).count(tensor) for n in self._graph.model.graph.node) > 1
 
     def _moments(self, weight: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Mean and mean square of what each weight is multiplied with, to be broadcast against the weight."""

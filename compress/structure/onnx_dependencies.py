@@ -15,7 +15,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from modeltailor.compress.formats.graph import PreparedGraph
-from modeltailor.compress.formats.nodes import attribute_int
+from modeltailor.compress.formats.nodes import attribute_int, names_used
 from modeltailor.compress.structure.onnx_layouts import Groups, Layout
 
 __all__ = ["Dependencies"]
@@ -77,6 +77,9 @@ class Dependencies:
             layout = self._reduce(node)
         else:
             self._freeze_others(node, 0, op)
+        captured = names_used([node]).difference(node.input)
+        reason = f"its channels are read inside {op} '{node.name}'"
+        self.groups.freeze([self._layouts.get(i) for i in sorted(captured)], reason)
         if node.output:
             self._layouts[node.output[0]] = layout
 
@@ -155,8 +158,10 @@ class Dependencies:
         self._note(given, node.input[1], 1 - out, "in")
         made = self._produced(index, node, node.input[1], out, 1)
         bias = node.input[2] if len(node.input) > 2 else ""
-        if bias and made is not None:
+        if bias in self._graph.constants and made is not None:
             self._follow(made, 2, bias)
+        elif bias:
+            self.groups.freeze([made, self._layouts.get(bias)], f"Gemm '{node.name}' adds a tensor that is computed")
         return made
 
     def _matmul(self, index: int, node: NodeProto) -> Layout | None:

@@ -12,7 +12,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from modeltailor.compress.formats.calibrate import Calibration
 from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
-from modeltailor.compress.formats.nodes import attribute_int
+from modeltailor.compress.formats.nodes import attribute_int, names_used
 from modeltailor.compress.formats.store import Store
 from modeltailor.compress.structure.low_rank import Factorizable, factors
 from modeltailor.errors import CandidateError
@@ -91,7 +91,7 @@ def factorize_onnx(
     del made.graph.node[:]
     made.graph.node.extend(kept)
     del made.graph.value_info[:]
-    used = {i for n in made.graph.node for i in n.input}
+    used = names_used(made.graph.node)
     left_over = [t for t in made.graph.initializer if t.name in used]
     tensors_kept = [_tensor(t) for t in left_over]
     del made.graph.initializer[:]

@@ -15,7 +15,7 @@ from modeltailor.compress.structure.augment import mix, vary
 from modeltailor.compress.structure.calling import call, first_tensor
 from modeltailor.compress.structure.computing import autocast, training_device
 from modeltailor.compress.structure.feature_matching import FeatureMatching
-from modeltailor.compress.structure.losses import Task, answer_loss
+from modeltailor.compress.structure.losses import Task, answer_loss, labels_teach, task_of
 from modeltailor.compress.structure.schedule import make_optimizer, rate_at
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.watching import LOOKS_AN_EPOCH, Watch, held_out_rows
@@ -46,7 +46,8 @@ class Pupil:
     def __init__(
         self, student: nn.Module, teacher: nn.Module, data: TrainingData, training: Training, task: Task | None
     ) -> None:
-        self.student, self.teacher, self.data, self.training, self.task = student, teacher, data, training, task
+        self.student, self.teacher, self.data, self.training = student, teacher, data, training
+        self.mixup = training.mixup or 0.0
         self.device = training_device(training)
         self.rows, self.watched = held_out_rows(len(data), training.holdout, training.seed)
         self.batch_size = min(training.batch_size, len(self.rows))
@@ -56,16 +57,19 @@ class Pupil:
         self.augments = training.augment and self.is_image and min(first.shape[2:]) >= _SMALLEST_AUGMENTED
         self.mirrors = self.augments and first.shape[1] == 3  # digits and letters must not be mirrored
         self.suits_low_precision = self.is_image or first.dtype.kind in "iu"
-        if training.mixup > 0 and not self.is_image:
-            raise ConfigError("CFG-08", "training.mixup", "needs one image input [n, c, h, w]", "turn it off")
+        if self.mixup > 0 and not (self.is_image and first.dtype.kind == "f"):
+            raise ConfigError("CFG-08", "training.mixup", "needs one image input [n, c, h, w] of floats", "turn it off")
         if self.is_image:
             student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         student.to(self.device)
         teacher.to(self.device).eval()
+        self.task, self.labels_teach = self._settled(task)
         self._start_training()
         self.features = self._matched()
         self.optimizer = make_optimizer(student, training, self.features.parameters() if self.features else ())
-        self.averaged = {k: v.detach().clone() for k, v in _floats(student)} if training.ema > 0 else {}
+        self.averaged = {}
+        if training.ema > 0:  # a mask of infinity has no average
+            self.averaged = {k: v.detach().clone() for k, v in _floats(student) if bool(v.isfinite().all())}
         self.watch = Watch(patience=training.patience) if training.patience else None
         self.look_every = max(1, round(len(self.rows) / self.batch_size / LOOKS_AN_EPOCH))
         self.n_done = 0
@@ -114,7 +118,7 @@ class Pupil:
         if kept:
             with torch.no_grad():
                 for name, value in _floats(self.student):
-                    value.copy_(kept[name])
+                    value.copy_(kept.get(name, value))
 
     def leave(self) -> None:
         """Take hooks off, bring both networks back to the CPU, leave training mode."""
@@ -157,6 +161,16 @@ class Pupil:
             self.watch.weights = {k: v.to(self.device) for k, v in _under(tensors, "best").items()}
             self.stopped = facts["stopped"] == "True"
 
+    def _settled(self, task: Task | None) -> tuple[Task, bool]:
+        """What the output means, and whether labels teach: asked once, before anything is mixed or varied."""
+        inputs, labels = self._on_device(self.rows[:2])
+        output = self._teach(inputs)
+        settled = task or task_of(output, labels)
+        if labels is None or not labels_teach(output, labels, settled, guessed=task is None):
+            return settled, False
+        moved = self.augments and labels.numel() != len(labels)  # labels of places, which varied images move
+        return settled, not moved and self.mixup == 0
+
     def _start_training(self) -> None:
         self.student.train()
         for module in self.student.modules():
@@ -183,19 +197,19 @@ class Pupil:
         return made
 
     def _drawn(self, rows: NDArray[np.int64], step: int) -> tuple[dict[str, Tensor], Tensor | None, bool]:
-        """Inputs and labels of a step, and whether the inputs were varied."""
+        """Inputs and labels of a step (``None``: the teacher alone teaches), and whether the inputs were varied."""
         training = self.training
         inputs, labels = self.data.batch(rows)
         generator = torch.Generator().manual_seed(_mixed(training.seed, step))
         if self.augments:
             inputs = {k: vary(v, generator, mirror=self.mirrors) for k, v in inputs.items()}
-        if training.mixup > 0:
-            inputs = {k: mix(v, training.mixup, generator) for k, v in inputs.items()}
-            labels = None  # the teacher sees the mixture, so the teacher alone teaches
+        if self.mixup > 0:
+            inputs = {k: mix(v, self.mixup, generator) for k, v in inputs.items()}
         if self.is_image:
             inputs = {k: v.contiguous(memory_format=torch.channels_last) for k, v in inputs.items()}
         moved = {k: v.to(self.device) for k, v in inputs.items()}
-        return moved, None if labels is None else labels.to(self.device), self.augments or training.mixup > 0
+        taught = labels.to(self.device) if labels is not None and self.labels_teach else None
+        return moved, taught, self.augments or self.mixup > 0
 
     def _on_device(self, rows: NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor | None]:
         inputs, labels = self.data.batch(rows)
@@ -249,11 +263,12 @@ class Pupil:
         held = {k: v.detach().clone() for k, v in _floats(self.student)}
         with torch.no_grad():
             for name, value in _floats(self.student) if self.averaged else ():
-                value.copy_(self.averaged[name])
+                value.copy_(self.averaged.get(name, value))
             self.student.eval()
             total = 0.0
             for start in range(0, len(self.watched), _WATCH_BATCH):
                 inputs, labels = self._on_device(rows := self.watched[start : start + _WATCH_BATCH])
+                labels = labels if self.labels_teach else None
                 answer, target = first_tensor(call(self.student, inputs)).float(), self._teach(inputs)
                 total += float(self._loss(inputs, answer, target, labels)) * len(rows)
             go_on = watch.look(total / len(self.watched), lambda: dict(_floats(self.student)))
@@ -265,7 +280,8 @@ class Pupil:
     def _average(self) -> None:
         decay = min(self.training.ema, (1 + self.n_done) / (10 + self.n_done))
         for name, value in _floats(self.student) if self.averaged else ():
-            self.averaged[name].lerp_(value.detach(), 1 - decay)
+            if name in self.averaged:
+                self.averaged[name].lerp_(value.detach(), 1 - decay)
 
 
 def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -22,7 +22,7 @@ class TrainingData:
     """Samples to learn from.
 
     Attributes:
-        inputs: by input name, [n, ...]; floating-point arrays become float32.
+        inputs: by input name, [n, ...]; floating-point arrays become float32, others stay as the network takes them.
         labels: [n] or [n, ...]; integers are classes, floats are targets; ``None``: the teacher alone teaches.
     """
 
@@ -42,7 +42,7 @@ class TrainingData:
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the inputs and labels of those rows as tensors."""
-        inputs = {name: _tensor(array[rows]) for name, array in self.inputs.items()}
+        inputs = {name: _tensor(array[rows], widen=False) for name, array in self.inputs.items()}
         return inputs, None if self.labels is None else _tensor(self.labels[rows])
 
     def fingerprint(self) -> str:
@@ -56,9 +56,9 @@ class TrainingData:
         return digest.hexdigest()
 
 
-def _tensor(array: NDArray[Any]) -> Tensor:
+def _tensor(array: NDArray[Any], *, widen: bool = True) -> Tensor:
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)
-    elif array.dtype.kind in "iu" and array.dtype != np.int64:
+    elif widen and array.dtype.kind in "iu" and array.dtype != np.int64:
         array = array.astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(array))

@@ -77,6 +77,7 @@ class PreparedFacts:
         macs: multiply-accumulate operations of one inference; 0 where unknown.
         factors: layers that a lower rank makes cheaper.
         resolutions: shares of the image's side at which the network still runs, largest first.
+        is_image: whether the one input is an image of floats, ``[n, channels, height, width]``.
     """
 
     kind: str
@@ -93,6 +94,7 @@ class PreparedFacts:
     macs: int = 0
     factors: tuple[FactorFacts, ...] = ()
     resolutions: tuple[float, ...] = ()
+    is_image: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

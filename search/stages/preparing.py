@@ -24,6 +24,18 @@ from modeltailor.workloads import (
 
 __all__ = ["prepare"]
 
+_WEIGHTED = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "BatchNormalization",
+    "LayerNormalization",
+    "LSTM",
+    "GRU",
+    "RNN",
+)
+
 
 def prepare(spec: WorkloadSpec, work: Path, cache: Path | None, seed: int, structures: bool) -> PreparedFacts:
     """Load model and data, check them against each other, and write the fp32 network as ONNX into the work folder.
@@ -68,7 +80,13 @@ def prepare(spec: WorkloadSpec, work: Path, cache: Path | None, seed: int, struc
         macs=shapes.macs,
         factors=shapes.factors,
         resolutions=shapes.resolutions,
+        is_image=_is_image(splits),
     )
+
+
+def _is_image(splits: Splits) -> bool:
+    first, *more = splits.search.inputs.values()
+    return not more and first.ndim == 4 and first.dtype.kind == "f"
 
 
 def _adopt_onnx(source: Path, target: Path, splits: Splits) -> tuple[int | None, int]:
@@ -80,9 +98,14 @@ def _adopt_onnx(source: Path, target: Path, splits: Splits) -> tuple[int | None,
         onnx.checker.check_model(model)
     except Exception as error:
         raise ModelError("MODEL-02", source.name, f"the ONNX checker refuses it: {error}", "export it again") from error
+    weights = {name for node in model.graph.node if node.op_type in _WEIGHTED for name in node.input}
     for tensor in model.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        # minus infinity is a fine constant in a mask of attention
+        wrong = (
+            array.dtype.kind == "f" and not (np.isfinite(array) if tensor.name in weights else ~np.isnan(array)).all()
+        )
+        if wrong:
             raise ModelError("MODEL-16", tensor.name, "NaN or infinity in the weights", "check the training")
     held = {i.name for i in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in held]

@@ -9,13 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modeltailor.errors import CandidateError, ConfigError, ModelError
-from modeltailor.workloads import Splits, WorkloadSpec, bind_inputs, load_callable, load_module, model_kind, open_splits
+from modeltailor.workloads import (
+    Splits,
+    WorkloadSpec,
+    bind_inputs,
+    load_callable,
+    load_module,
+    model_kind,
+    open_splits,
+    resolve_metric,
+)
 
 if TYPE_CHECKING:
     import torch
 
     from modeltailor.compress.formats import Composer
     from modeltailor.compress.structure import TrainingData
+    from modeltailor.workloads.metric import Task
 
 __all__ = ["Workshop", "open_workshop"]
 
@@ -64,6 +74,11 @@ class Workshop:
         if split is None:
             return None
         return TrainingData(inputs=bind_inputs(split.inputs, self.input_names), labels=split.targets)
+
+    @property
+    def task(self) -> Task | None:
+        """What the outputs are, if the metric says so."""
+        return resolve_metric(self.spec.metric, self.spec.root).task
 
     def student(self) -> Any:
         """The user's factory of students; ``None`` if there is none."""

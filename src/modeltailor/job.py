@@ -123,7 +123,10 @@ class TrainingPart(_Part):
     batch_size: int = Field(128, ge=1, description="samples a step")
     optimizer: Literal["auto", "sgd", "adamw"] = Field("auto", description="auto, sgd or adamw")
     augment: bool = Field(True, description="random crops and mirroring of images")
-    mixup: float = Field(0.0, description="largest share of another image blended in")
+    mixup: float | None = Field(
+        None,
+        description="largest share of another image blended in; by default in long trainings on images",
+    )
     features: tuple[str, ...] = Field((), description="layers whose outputs are matched: NAME or STUDENT=TEACHER")
     feature_loss: Literal["hint", "attention"] = Field("hint", description="hint or attention")
     feature_weight: float = Field(1.0, description="of the feature loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from modeltailor.compress import Format, Recipe, Settings, Structure, Training, recipe_from_plain
 from modeltailor.compress.structure import TrainingData, assistant_structures, distill, n_assistants, realize
 from modeltailor.compress.structure.computing import autocast, training_device
+from modeltailor.compress.structure.learning import learn_once
 from modeltailor.compress.structure.losses import answer_loss
+from modeltailor.compress.structure.pupil import Pupil
 from modeltailor.compress.structure.watching import held_out_rows
 from modeltailor.errors import ConfigError
+from modeltailor.workloads.model import not_finite
 
 
 class Net(nn.Module):
@@ -224,3 +228,91 @@ def test_settings_say_nothing_where_no_site_is_quantized() -> None:
     assert Recipe(settings=asked).key == Recipe().key
     assert Recipe(formats=(("a", Format.parse("fp32")),), settings=asked) == Recipe()
     assert Recipe(formats=(("a", Format.parse("w8a8")),), settings=asked).settings == asked
+
+
+def taught(
+    network: nn.Module, inputs: np.ndarray, labels: np.ndarray, task: str | None = None, **kwargs: object
+) -> Pupil:
+    data = TrainingData(inputs={"x": inputs}, labels=labels)
+    training = Training(**{"epochs": 1, "batch_size": 8, **kwargs})  # type: ignore[arg-type]
+    pupil = Pupil(network, copy.deepcopy(network), data, training, task)  # type: ignore[arg-type]
+    for step in range(3):
+        pupil.step(step, 0.1)
+    return pupil
+
+
+ROWS = np.random.default_rng(0).normal(size=(32, 6)).astype(np.float32)
+PIXELS = np.random.default_rng(0).normal(size=(16, 3, 16, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "task", "settled", "teach"),
+    [
+        (3, np.arange(32) % 3, None, "classification", True),
+        (3, np.arange(32)[:, None] % 3, None, "classification", True),
+        (3, np.arange(32) % 3 - 1, "classification", "classification", True),  # one class is void
+        (3, np.full(32, 255), "classification", "classification", True),  # all of them are
+        (1, np.arange(32), "regression", "regression", True),  # ages
+        (1, np.arange(32) % 2, None, "regression", False),  # perhaps the logit of a yes
+        (2, ROWS[:, :2], None, "regression", True),
+        (3, np.arange(96).reshape(32, 3) % 2, None, "regression", False),  # several labels a sample
+        (8, ROWS[:, 0], None, "embedding", False),
+        (8, ROWS[:, 0], "embedding", "embedding", False),
+        (3, np.arange(32).reshape(32, 1) * np.ones((1, 2), int), "classification", "classification", False),
+    ],
+)
+def test_labels_teach_only_what_they_fit(
+    outputs: int, labels: np.ndarray, task: str | None, settled: str, teach: bool
+) -> None:
+    pupil = taught(nn.Linear(6, outputs), ROWS, labels, task)
+    assert (pupil.task, pupil.labels_teach) == (settled, teach)
+    assert np.isfinite(pupil.loss)
+
+
+def test_places_in_an_image_are_not_learned_from_where_the_image_is_moved() -> None:
+    points = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+    classes, pixels = nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), nn.Conv2d(3, 2, 1)
+    where, mask = np.random.default_rng(1).normal(size=(16, 4)).astype(np.float32), (PIXELS[:, 0] > 0).astype(np.int64)
+    assert not taught(points, PIXELS, where).labels_teach
+    assert taught(points, PIXELS, where, augment=False).labels_teach
+    assert not taught(pixels, PIXELS, mask).labels_teach
+    assert taught(pixels, PIXELS, mask, augment=False).labels_teach
+    assert taught(classes, PIXELS, np.arange(16) % 4).labels_teach
+    mixed = taught(points, PIXELS, where, mixup=0.5)  # values stay values though their labels are left out
+    assert (mixed.task, mixed.labels_teach) == ("regression", False)
+
+
+def test_images_of_bytes_are_learned_from_as_they_are() -> None:
+    class Bytes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            assert x.dtype == torch.uint8
+            return self.conv(x.float() / 255).flatten(1)
+
+    pupil = taught(Bytes(), (PIXELS * 50 + 128).clip(0, 255).astype(np.uint8), np.arange(16) % 4)
+    assert np.isfinite(pupil.loss)
+    with pytest.raises(ConfigError, match="floats"):
+        taught(Bytes(), np.zeros((16, 3, 16, 16), np.uint8), np.arange(16) % 4, mixup=0.5)
+
+
+def test_a_mask_of_infinity_is_no_fault_of_a_training(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read = nn.Linear(6, 4)
+            self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(self.read(x)[:, None, :] + self.mask, -1).sum(1)
+
+    assert not_finite(Masked()) == []
+    broken = Masked()
+    broken.read.weight.data[0, 0] = torch.inf
+    assert not_finite(broken) == ["read.weight"]
+    student = Masked()
+    learn_once(
+        student, Masked(), TrainingData(inputs={"x": ROWS}), Training(epochs=1, batch_size=8), key="k", cache_dir=None
+    )

@@ -292,3 +292,61 @@ def test_a_structure_is_carried_out_as_far_as_a_file_allows(files: dict[str, Mod
     ):
         with pytest.raises(CandidateError, match="PyTorch"):
             realize_onnx(refused, files["plain"])
+
+
+def _gemm_file(tensors: dict[str, NDArray[np.generic]], nodes: list[onnx.NodeProto], out: str) -> ModelProto:
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8])],
+        [helper.make_tensor_value_info(out, TensorProto.FLOAT, ["n", "m"])],
+        [numpy_helper.from_array(v, k) for k, v in tensors.items()],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(made)
+    return made
+
+
+def _weights(*shapes: tuple[int, ...]) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=s).astype(np.float32) for s in shapes]
+
+
+def test_a_product_that_adds_what_is_computed_keeps_its_channels() -> None:
+    a, b, c = _weights((8, 16), (16, 16), (16, 4))
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["p"]), helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("Gemm", ["q", "b", "p"], ["r"]), helper.make_node("Gemm", ["r", "c"], ["y"]),
+    ]  # fmt: skip
+    groups, refusals = onnx_groups(_gemm_file({"a": a, "b": b, "c": c}, nodes, "y"))
+    assert groups == ()
+    assert any("adds a tensor that is computed" in r.reason for r in refusals)
+
+
+def test_channels_that_a_branch_reads_stay() -> None:
+    a, c = _weights((8, 16), (16, 4))
+    value = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+    branches = {
+        name: helper.make_graph([helper.make_node(op, ["q"], ["o"])], name, [], [value])
+        for name, op in (("then_branch", "Relu"), ("else_branch", "Identity"))
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["q"]),
+        helper.make_node("If", ["yes"], ["r"], **branches), helper.make_node("MatMul", ["r", "c"], ["y"]),
+    ]  # fmt: skip
+    groups, refusals = onnx_groups(_gemm_file({"a": a, "c": c, "yes": np.array(True)}, nodes, "y"))
+    assert groups == ()
+    assert any("is read" in r.reason or "are read" in r.reason for r in refusals)
+
+
+def test_a_bias_of_several_layers_is_not_moved_for_one_of_them() -> None:
+    a, b, c, bias = _weights((8, 16), (16, 4), (8, 4), (4,))
+    nodes = [
+        helper.make_node("Gemm", ["x", "a"], ["p"]), helper.make_node("Relu", ["p"], ["q"]),
+        helper.make_node("Gemm", ["q", "b", "bias"], ["r"]), helper.make_node("Gemm", ["x", "c", "bias"], ["s"]),
+        helper.make_node("Concat", ["r", "s"], ["y"], axis=1),
+    ]  # fmt: skip
+    made = _gemm_file({"a": a, "b": b, "c": c, "bias": bias}, nodes, "y")
+    x = np.random.default_rng(1).normal(size=(64, 8)).astype(np.float32)
+    (group,), _ = onnx_groups(made)
+    pruned = prune_onnx(made, {group.name: 0.5}, calibration={"x": x})
+    (y,) = open_session(pruned.SerializeToString(), RuntimeOptions()).run(None, {"x": x})
+    np.testing.assert_allclose(y[:, 4:], x @ c + bias, rtol=1e-4, atol=1e-5)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from modeltailor.compress import Format, Recipe, Structure, Training
+from modeltailor.compress import Format, Recipe, Settings, Structure, Training, recipe_from_plain
 from modeltailor.search.plan import SearchPlan
 from modeltailor.search.records import AccuracyRecord, IntervalRecord, SiteRecord, TrialRecord
 from modeltailor.search.recoveries import propose_recovery
@@ -130,3 +130,14 @@ def replace_loss(like: TrialRecord, recipe: Recipe, number: int, loss: float) ->
             "size_bytes": 30_000,
         }
     )
+
+
+def test_what_learns_is_rounded_on_the_grid_that_it_learned_on() -> None:
+    moved = Settings(equalize=True, smoothing="awq", per_channel=False, range_method="percentile")
+    recipe = replace(recipe_from_plain(INT8.recipe), settings=moved)
+    record = INT8.model_copy(update={"recipe": recipe.to_plain(), "key": recipe.key})
+    found = propose_recovery([FP32, record], options=OPTIONS, training=TRAINING, reference=BOX)
+    assert found is not None
+    settings = found.recipe.settings
+    assert (settings.equalize, settings.smoothing, settings.per_channel) == (False, "none", True)
+    assert settings.range_method == "percentile"

@@ -68,3 +68,16 @@ def test_how_students_learn_is_the_users_to_say() -> None:
     said = Training(temperature=2.0, features=("inner",), assistants=1)
     found = arms(training=said, epochs=3.0, seed=7)
     assert {a.structure.training for a in found} == {replace(said, epochs=3.0, seed=7)}
+
+
+def test_mixtures_are_made_of_images_only_and_where_they_are_not_turned_off() -> None:
+    image = replace(FACTS, is_image=True)
+
+    def mixups(facts: PreparedFacts, **kwargs: object) -> set[float | None]:
+        return {a.structure.training.mixup for a in arms(facts, **kwargs) if a.structure.training is not None}
+
+    assert mixups(image, epochs=10.0) == {0.5}
+    assert mixups(image, epochs=2.0) == {None}
+    assert mixups(FACTS, epochs=10.0) == {None}
+    assert mixups(image, epochs=10.0, training=Training(mixup=0.0)) == {0.0}
+    assert mixups(image, epochs=2.0, training=Training(mixup=0.2)) == {0.2}

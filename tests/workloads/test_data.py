@@ -148,3 +148,19 @@ def test_a_function_that_raises_is_named(tmp_path: Path) -> None:
         load_splits(DataSpec(function="d.py:load"), tmp_path)
     with pytest.raises(ConfigError, match="no function"):
         load_splits(DataSpec(function="d.py:other"), tmp_path)
+
+
+def test_a_sentence_may_stand_in_several_pairs(tmp_path: Path) -> None:
+    """Samples are pairs: a row that two of them share is no overlap of the splits that are cut here."""
+    rng = np.random.default_rng(0)
+    sentences = rng.normal(size=(20, 6)).astype(np.float32)
+    pairs = np.array([(a, b) for a in range(20) for b in range(20) if a != b])
+    data = {"x": sentences[pairs].reshape(-1, 6), "y": np.repeat(rng.normal(size=len(pairs)), 2)}
+    splits = load_splits(spec(train=save(tmp_path, "a.npz", **data)), tmp_path, rows_per_sample=2)
+    assert len(splits.test) > 0
+
+
+def test_a_single_array_is_no_split(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((30, 3), np.float32))
+    with pytest.raises(DataError, match=r"not a readable \.npz"):
+        load_splits(spec(train="a.npy"), tmp_path)

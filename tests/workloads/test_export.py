@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from modeltailor.errors import CandidateError
 from modeltailor.targets.device import RuntimeOptions
 from modeltailor.targets.session import open_session, run_batches
+from modeltailor.workloads import ModelSpec, load_module
 from modeltailor.workloads.export import export_onnx
 
 
@@ -75,3 +76,15 @@ def test_branch_on_data_is_found(tmp_path: Path) -> None:
 
     with pytest.raises(CandidateError, match=r"PARITY|EXPORT"):
         export_onnx(Branch(), (torch.full((2, 40), 0.01),), tmp_path / "branch.onnx")
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_of_half_precision_is_a_model_of_floats(tmp_path: Path, kind: torch.dtype) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    transformers.BertModel(config).to(kind).save_pretrained(tmp_path / "bert")
+    module = load_module(ModelSpec(source="bert"), tmp_path)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}

@@ -94,3 +94,38 @@ def test_inputs_bind_by_name_or_alone() -> None:
         bind_inputs({"a": x, "b": x}, ("a", "c"))
     with pytest.raises(DataError, match="takes shape"):
         bind_inputs({"x": x}, ("pixels",), {"pixels": (None, 4)})
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top5", "f1", "cross-entropy"])
+def test_labels_in_a_column_count_as_labels(name: str) -> None:
+    assert BUILT_IN[name].evaluate(LOGITS, LABELS[:, None]) == BUILT_IN[name].evaluate(LOGITS, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "outputs", "y"),
+    [
+        ("accuracy", LOGITS["out"][:, :1], LABELS % 2),  # one logit: its argmax is always 0
+        ("accuracy", LOGITS["out"], LABELS[:100]),
+        ("accuracy", LOGITS["out"], np.stack([LABELS, LABELS], axis=1)),
+        ("top5", LOGITS["out"], np.stack([LABELS, LABELS], axis=1)),
+        ("f1", LOGITS["out"][:, :1], LABELS % 2),
+        ("miou", RNG.normal(size=(4, 3, 5, 5)), RNG.integers(0, 3, (4, 6, 5))),
+        ("cross-entropy", LOGITS["out"], np.stack([LABELS, LABELS], axis=1)),
+        ("mae", LOGITS["out"], LABELS),
+        ("rmse", LOGITS["out"][:, 0], np.stack([LABELS, LABELS], axis=1)),
+        ("spearman", LOGITS["out"], np.stack([LABELS, LABELS], axis=1)),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_never_broadcast(name: str, outputs: np.ndarray, y: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"outputs|one a sample") as caught:
+        BUILT_IN[name].evaluate({"o": outputs}, y)
+    assert caught.value.code == "DATA-05"
+
+
+def test_a_built_in_is_not_made_into_what_it_is_not(tmp_path: Path) -> None:
+    assert resolve_metric(MetricSpec(name="rmse", unit="years"), tmp_path).unit == "years"
+    assert resolve_metric(MetricSpec(name="pair-spearman", rows_per_sample=2), tmp_path).rows_per_sample == 2
+    with pytest.raises(ConfigError, match="rows_per_sample"):
+        resolve_metric(MetricSpec(name="accuracy", rows_per_sample=4), tmp_path)
+    with pytest.raises(ConfigError, match="minimize"):
+        resolve_metric(MetricSpec(name="accuracy", minimize=True), tmp_path)
