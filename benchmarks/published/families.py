@@ -18,10 +18,11 @@ Floats = NDArray[np.float64]
 _MAC_TERMS = ("conv1x1", "conv3x3", "convkxk", "depthwise", "grouped", "product", "int8_1x1", "int8_conv", "int8_group")
 _ELEMENT_TERMS = ("kernel_elements", "other_elements", "int8_elements")
 _OTHER_KINDS = ("act", "copy", "eltwise", "norm", "pool", "gpool", "resize")
+_WINOGRAD_MEETINGS, _GROUP_MEETINGS = 2.0, 0.5  # more than the one of any layer
 _GUESS = {
     "fixed": 0.03, "layers": 0.15, "conv1x1": 0.4, "conv3x3": 0.25, "convkxk": 0.4, "depthwise": 2.0, "grouped": 1.0,
     "product": 0.4, "int8_1x1": 0.4, "int8_conv": 0.4, "int8_group": 2.0, "kernel_elements": 0.25,
-    "other_elements": 0.3, "int8_elements": 0.2, "weights": 0.1, "thin": 0.05, "thinner": 0.05,
+    "other_elements": 0.3, "int8_elements": 0.2, "weights": 0.1, "thin": 0.05, "thinner": 0.05, "few": 0.05,
 }  # fmt: skip
 
 
@@ -33,10 +34,15 @@ def _amounts(layers: pd.DataFrame) -> dict[str, float]:
     other = kind.isin(_OTHER_KINDS)
     dense = kind == "convkxk"
     winograd = dense & (layers.k == 3) & (layers.stride == 1)
-    channels = layers.cin.fillna(1).clip(lower=1)
+    channels, made = (layers[side].fillna(1).clip(lower=1) for side in ("cin", "cout"))
+    grouped, pointwise = kind == "gconv", kind == "conv1x1"
+    # Threads meet after each pass: three of a Winograd convolution, and one for some of the groups of a grouped one.
+    passes = (
+        runs.sum() + _WINOGRAD_MEETINGS * winograd.sum() + _GROUP_MEETINGS * (layers.group[grouped].fillna(1) - 1).sum()
+    )
     return {
         "fixed": 1.0,
-        "layers": runs.sum(),
+        "layers": passes,
         "conv1x1": macs[(kind == "conv1x1") & ~integer].sum(),
         "conv3x3": macs[winograd & ~integer].sum(),
         "convkxk": macs[dense & ~winograd & ~integer].sum(),
@@ -52,6 +58,7 @@ def _amounts(layers: pd.DataFrame) -> dict[str, float]:
         "weights": layers.weights.fillna(0)[kind == "fc"].sum(),
         "thin": (macs / channels.clip(upper=32))[dense].sum(),  # few input channels fill no register
         "thinner": (macs / channels)[dense].sum(),
+        "few": (macs / made)[dense | pointwise].sum(),  # few output channels keep few threads busy
     }
 
 
@@ -61,7 +68,7 @@ def _scaled(amounts: pd.DataFrame) -> pd.DataFrame:
     for group in (_MAC_TERMS, _ELEMENT_TERMS, ("weights",)):
         total = amounts[list(group)].sum(axis=1)
         amounts[list(group)] /= np.exp(np.log(total[total > 0]).mean())
-    for single in ("layers", "thin", "thinner"):
+    for single in ("layers", "thin", "thinner", "few"):
         amounts[single] /= amounts[single].mean()
     return amounts
 

@@ -8,6 +8,7 @@ are arms: what training one would open up is weighed by what its next trials wou
 
 from __future__ import annotations
 
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import ThreadpoolController
 
 from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
@@ -69,6 +71,12 @@ class _History:
     pending_structures: Indices
     pending_choices: Indices
     taken: frozenset[bytes]
+
+
+@functools.cache
+def _algebra() -> ThreadpoolController:
+    """Threads of the linear algebra: one is quicker than two on matrices of this size, and rounds alike everywhere."""
+    return ThreadpoolController()
 
 
 def _key(structure: int, choice: Indices) -> bytes:
@@ -146,7 +154,8 @@ class TailorSampler(BaseSampler):
             )  # fmt: skip
         if not search_space:
             return {}
-        structure, choice = self.propose(self._history(study, trial), trial.number)
+        with _algebra().limit(limits=1, user_api="blas"):
+            structure, choice = self.propose(self._history(study, trial), trial.number)
         params = self.space.params_of_indices(structure, choice)
         return {name: params[name] for name in search_space}
 
