@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Bench", "BenchRow", "compare_files", "declared_inputs", "example_inputs"]
 
 _CHECK_S = 60.0
+_MOST_FILES = 64  # each has a process of its own while they are measured
 _PATIENCE_S = 60.0  # for each file of a process pair, until it counts as hanging
 _PATIENCE = 0.5  # the same as a share of the time given
 
@@ -163,7 +164,7 @@ def compare_files(
 
     Raises:
         ModelError: a file is missing or refused.
-        ConfigError: fewer than two files, or shapes that do not fit.
+        ConfigError: fewer than two files or more than 64, or shapes that do not fit.
         CandidateError: a file crashes, hangs or runs out of memory while it is measured.
         DeviceError: the device failed.
     """
@@ -171,6 +172,8 @@ def compare_files(
         raise ConfigError(
             "CFG-08", "files", f"at least two are needed; got {len(files)}", "name a baseline and another"
         )
+    if len(files) > _MOST_FILES:
+        raise ConfigError("CFG-08", "files", f"at most {_MOST_FILES} at a time; got {len(files)}", "name fewer")
     given = dict(inputs) if inputs is not None else example_inputs(files[0], shapes=shapes, batch=batch)
     for file in files:
         takes = {s.name: s for s in declared_inputs(file)}

@@ -194,7 +194,10 @@ def _pair_spearman(outputs: Outputs, y: Array) -> float:
 
 def _mean_iou(outputs: Outputs, y: Array) -> float:
     scores, y = _scores(outputs, y, axis=1)
-    predicted = scores.argmax(axis=1)
+    inside = (y >= 0) & (y < scores.shape[1])  # other labels are void: pixels that belong to no class
+    if not inside.any():
+        raise ValueError(f"no label lies among the {scores.shape[1]} classes of the outputs")
+    predicted, y = scores.argmax(axis=1)[inside], y[inside]
     shares = []
     for label in np.unique(y):
         both = float(((predicted == label) & (y == label)).sum())

@@ -116,3 +116,9 @@ def test_slow_models_get_the_time_that_was_given(tmp_path, n, seconds, least):
     stuck = CandidateError("TIMEOUT", "", "took longer")
     with pytest.raises(CandidateError, match="--time"):
         compare_files(FakeDevice(lambda _: 1.0, failures={"m1.onnx": stuck}), files, seconds=seconds)
+
+
+def test_more_files_than_a_device_can_hold_are_refused(tmp_path):
+    file = add_net(["n", 3], ["n", 3], tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="at most 64"):
+        compare_files(FakeDevice(lambda _: 1.0), [file] * 65)

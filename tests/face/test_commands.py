@@ -470,6 +470,23 @@ def test_certify_measures_with_the_shapes_of_the_run(
     assert seen == {(5, 16)}
 
 
+def test_a_list_of_the_original_alone_means_the_front(
+    face: Face, made_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from modeltailor import places
+    from modeltailor.api import load_run
+    from modeltailor.search import absent
+    from modeltailor.targets import FakeDevice
+
+    summary = load_run(made_run).summary
+    device = FakeDevice(latency=lambda path: 0.2 + path.stat().st_size / 100_000)
+    monkeypatch.setattr(places, "open_place", lambda *_: device)
+    monkeypatch.setattr(absent, "read_to_measure", lambda _: (summary.baseline,))
+    said = face("certify", made_run, "--target", "raspberry-pi-5", "--json", "-q")
+    assert said.code == 0, said.err
+    assert {m["key"] for m in json.loads(said.out)["models"]} == set(summary.front) - {summary.baseline}
+
+
 def test_pick_names_no_file_that_is_gone(face: Face, made_run: Path) -> None:
     file = Path(face("pick", made_run, "-q").out.splitlines()[-1])
     file.unlink()

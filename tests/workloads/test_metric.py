@@ -129,3 +129,15 @@ def test_a_built_in_is_not_made_into_what_it_is_not(tmp_path: Path) -> None:
         resolve_metric(MetricSpec(name="accuracy", rows_per_sample=4), tmp_path)
     with pytest.raises(ConfigError, match="minimize"):
         resolve_metric(MetricSpec(name="accuracy", minimize=True), tmp_path)
+
+
+def test_void_pixels_are_no_class() -> None:
+    rng = np.random.default_rng(0)
+    scores, y = rng.normal(size=(4, 3, 5, 5)), rng.integers(0, 3, (4, 5, 5))
+    kept, void = scores.copy(), y.copy()
+    void[:, 0] = 255
+    kept[:, :, 0] = 0.0
+    cut = BUILT_IN["miou"].evaluate({"o": scores[:, :, 1:]}, y[:, 1:])
+    assert BUILT_IN["miou"].evaluate({"o": kept}, void) == cut
+    with pytest.raises(DataError, match="no label lies"):
+        BUILT_IN["miou"].evaluate({"o": scores}, np.full_like(y, 255))

@@ -60,6 +60,8 @@ def command(run_folder: Path, target: str, keys: tuple[str, ...], time_: float, 
     try:
         run = seen_by(run, device.describe().name)
         chosen = [find_model(run.summary, key).key for key in keys or listed]  # `best` is that of the device
+        if listed and set(chosen) <= {run.summary.baseline}:
+            listed, chosen = (), []  # the original alone tells nothing: the front, then
         if not quiet:
             count = len(chosen or run.summary.front)
             what = ("model" if count == 1 else "models") + (" of to-measure.json" if listed else "")
