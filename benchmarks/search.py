@@ -41,7 +41,13 @@ def run_part(part: str, args: argparse.Namespace) -> tuple[list[Row], list[Row]]
     if part == "toys":
         toys(args.quick, args.rival_seeds, results, goals)
     elif part == "joint":
-        joint(60.0 * args.minutes, args.folder, results, goals)
+        joint(
+            60.0 * args.minutes,
+            range(args.first_seed, args.first_seed + (1 if args.quick else args.seeds)),
+            args.folder,
+            results,
+            goals,
+        )
     elif part == "first":
         first_answer(goals, results)
     else:
@@ -64,8 +70,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--folder", type=Path, help="measured recipes and runs are kept here, and read back")
-    parser.add_argument("--seeds", type=int, default=5, help="of ResNet20 and MiniLM")
-    parser.add_argument("--first-seed", type=int, default=0, help="of ResNet20 and MiniLM")
+    parser.add_argument("--seeds", type=int, default=5, help="of ResNet20, MiniLM and joint")
+    parser.add_argument("--first-seed", type=int, default=0, help="of ResNet20, MiniLM and joint")
     parser.add_argument("--rival-evaluations", type=int, default=400, help="what the others get on ResNet20 and MiniLM")
     parser.add_argument("--rival-seeds", type=int, default=5, help="of the other samplers on the toys")
     parser.add_argument("--minutes", type=float, default=20.0, help="of each whole run of the joint part")
