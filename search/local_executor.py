@@ -22,7 +22,8 @@ from modeltailor.search.measurements import Measurements, ScreeningRecord
 from modeltailor.search.plan import SearchPlan
 from modeltailor.search.records import AccuracyRecord, PlaceRecord, SiteRecord, TrialRecord
 from modeltailor.search.run_folder import RunFolder
-from modeltailor.targets import Child, Device, Inputs, LocalDevice, RuntimeOptions, TimingPlan, machine
+from modeltailor.targets import Child, Device, Inputs, RuntimeOptions, TimingPlan, machine
+from modeltailor.targets.local import options_here
 from modeltailor.workloads import WorkloadSpec, bind_inputs, open_split
 
 __all__ = ["LocalExecutor"]
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 _PREPARE_TIMEOUT_S = 900.0
 _TRAINING_GRACE_S = 120.0
+_METRICS = 2  # raised whenever a built-in metric comes to mean something else: older scores are not taken then
 
 
 class LocalExecutor:
@@ -108,15 +110,7 @@ class LocalExecutor:
     @cached_property
     def options_here(self) -> RuntimeOptions:
         """How sessions are opened where candidates are scored, here: as on the device, as far as this machine can."""
-        options = self.device.describe().options
-        if isinstance(self.device, LocalDevice):
-            return options  # what it lacks, it says itself
-        return cast(
-            "RuntimeOptions",
-            self._scorer.call(
-                "modeltailor.targets.session:nearest_here", timeout_s=self.plan.trial_timeout_s, options=options
-            ),
-        )
+        return options_here(self.device)
 
     def saturates(self) -> bool:
         """Whether integer kernels saturate where candidates are scored, or on a device of the study."""
@@ -319,6 +313,7 @@ class LocalExecutor:
             "original": self.baseline.stem,
             "split": self._search_digest(),
             "metric": metric,
+            "metrics": _METRICS,
             "runtime": facts.runtime,
             "processor": facts.processor,
             "options": self.options_here,

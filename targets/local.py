@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, cast
@@ -21,6 +21,7 @@ from modeltailor.targets.agent.device_side import (
     system_state,
 )
 from modeltailor.targets.device import (
+    Device,
     DeviceFacts,
     Inputs,
     PairTimings,
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
     from modeltailor.targets._measure import Block, Loaded, Memory
     from modeltailor.targets.profile import Profile
 
-__all__ = ["LocalDevice", "pair_timings"]
+__all__ = ["LocalDevice", "options_here", "pair_timings"]
 
 Quad = tuple[float, float, float, float]
 
+_OPEN_S = 60.0
 _LEAST_MEMORY_BYTES = 512_000_000  # below it a Python process with ONNX Runtime does not even start
 _CPU = "CPUExecutionProvider"
 
@@ -240,3 +242,20 @@ class LocalDevice:
 
     def close(self) -> None:
         """Nothing stays open between calls."""
+
+
+def options_here(device: Device) -> RuntimeOptions:
+    """Return how sessions are opened on this machine, where models for a device are scored and looked into.
+
+    As on the device, but on the CPU where this machine cannot open its provider. This machine as a device gives its own
+    options: what it lacks, it says itself.
+    """
+    options = device.describe().options
+    if isinstance(device, LocalDevice) or options.provider == _CPU:
+        return options
+    with Child(name="providers") as child:  # drivers may crash
+        try:
+            found = child.call("modeltailor.targets.session:nearest_here", timeout_s=_OPEN_S, options=options)
+        except CandidateError:
+            return replace(options, provider=_CPU, precision=())
+    return cast("RuntimeOptions", found)

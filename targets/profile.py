@@ -22,6 +22,7 @@ __all__ = ["FORMATS", "Figure", "Profile", "list_profiles", "load_profile"]
 NumberFormat = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "int16", "int8", "int4"]
 FORMATS: tuple[NumberFormat, ...] = ("fp64", "fp32", "tf32", "fp16", "bf16", "int16", "int8", "int4")
 _LARGEST_FILE = 200_000
+_LAST_PORT = 65535
 
 
 class _Strict(BaseModel):
@@ -187,14 +188,20 @@ def list_profiles() -> tuple[Profile, ...]:
     return tuple(sorted(_shipped().values(), key=lambda p: (p.kind, p.name)))
 
 
+def _is_profile(path: Path) -> bool:
+    """Whether a file that bears a shipped name is a profile, and not a job that is called after its device."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return re.search(r"^kind\s*:", file.read(_LARGEST_FILE), re.MULTILINE) is not None
+
+
 def _addressed(text: str, folder: Path) -> Profile:
     """A profile of a device that is known by its address alone."""
     reach, _, address = text.partition("://")
     host, colon, port = address.rpartition(":")
-    if reach == "tcp" and not (colon and host and port.isdigit()):
+    if reach == "tcp" and not (colon and host and port.isdigit() and int(port) <= _LAST_PORT):
         raise ConfigError("CFG-10", "target", f"must be tcp://host:port; got {text!r}", "name host and port")
     place = host if reach == "tcp" else address.rpartition("@")[2]
-    name = re.sub(r"[^a-z0-9._-]+", "-", place.lower()).strip("-._")[:64]
+    name = re.sub(r"[^a-z0-9._-]+", "-", place.lower()).strip("-._")[:64] or ("agent" if reach == "tcp" else "")
     data: dict[str, object] = {"name": name, "title": text, "kind": "embedded", "reach": reach, "address": address}
     data["runtime"] = "as found there"
     if reach == "adb":
@@ -224,7 +231,7 @@ def load_profile(name_or_path: str | Path, *, folder: Path | None = None) -> Pro
         return _addressed(text, folder or Path())
     if folder is not None and isinstance(name_or_path, str) and "/" not in text:
         beside = folder / f"{text}.yaml"
-        if beside.is_file():
+        if beside.is_file() and (text not in _shipped() or _is_profile(beside)):
             return load_profile(beside)
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         path = (folder or Path()) / name_or_path

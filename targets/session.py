@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from modeltailor.errors import DeviceError, ModelError
 from modeltailor.targets.agent.device_side import (
+    BARE_MODEL,
     CPU_PROVIDER,
     fall_back,
     precision_settings,
@@ -160,10 +161,15 @@ def _first_line(error: Exception) -> str:
 
 
 def nearest_here(options: RuntimeOptions) -> RuntimeOptions:
-    """Return how this machine opens what a device elsewhere runs under ``options``: on the CPU if it lacks the provider."""
-    if options.provider in ort.get_available_providers():
-        return options
-    return replace(options, provider=CPU_PROVIDER, precision=())
+    """Return how this machine opens what a device elsewhere runs under ``options``: on the CPU if it lacks the provider.
+
+    A runtime lists what it was built for; whether there are a device and its libraries, only a session shows.
+    """
+    try:
+        open_session(BARE_MODEL, options)
+    except (DeviceError, ModelError):
+        return replace(options, provider=CPU_PROVIDER, precision=())
+    return options
 
 
 def open_session(model: Path | bytes, options: RuntimeOptions) -> ort.InferenceSession:

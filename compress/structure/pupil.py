@@ -255,7 +255,9 @@ class Pupil:
         if mask is not None and answer.ndim == 3 and mask.shape == answer.shape[:2]:
             read = mask.bool()  # what stands at padded positions is read by nobody
             answer, target = answer[read][None], target[read][None]
-            labels = labels[read] if labels is not None and labels.shape == mask.shape else labels
+            labels = (
+                labels.reshape(mask.shape)[read] if labels is not None and labels.numel() == mask.numel() else labels
+            )
         return answer_loss(answer, target, labels, self.training, self.task)
 
     def _look(self, watch: Watch) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from modeltailor.errors import CandidateError, ConfigError, ModelError
-from modeltailor.targets import Child, Device, LocalDevice
+from modeltailor.targets import Child, Device
 from modeltailor.workloads import ModelSpec
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def look_quickly(
     """
     from modeltailor.estimators.audit import audit
     from modeltailor.estimators.bench import compare_files, example_inputs
-    from modeltailor.targets.session import nearest_here
+    from modeltailor.targets.local import options_here
 
     if seconds < _LEAST_S:
         raise ConfigError("CFG-15", "--time", f"must be at least {_LEAST_S:g} s; got {seconds:g} s", "give more time")
@@ -127,9 +127,7 @@ def look_quickly(
         rows = _rows(bench, tuple(files))
         fastest = max(rows[1:], key=lambda r: r.speedup[0], default=rows[0]).name
         notify("reading what executes")
-        options = (
-            device.describe().options if isinstance(device, LocalDevice) else nearest_here(device.describe().options)
-        )
+        options = options_here(device)
         audits = {name: audit(files[name], inputs, options) for name in dict.fromkeys(("fp32", fastest))}
     facts = bench.facts
     return QuickLook(

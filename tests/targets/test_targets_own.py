@@ -116,6 +116,8 @@ def test_a_profile_of_ones_own_goes_before_a_shipped_one_of_that_name(tmp_path):
     )
     assert load_profile("raspberry-pi-5", folder=tmp_path).address == "pi@pi5.local"
     assert load_profile("raspberry-pi-5").reach == "none"
+    (tmp_path / "pixel-8.yaml").write_text("model: model.py:build\ndata: data.py:load\ntarget: pixel-8\n")  # a job
+    assert load_profile("pixel-8", folder=tmp_path).kind == "phone"
 
 
 def test_an_agent_s_address_is_a_device_wherever_one_is_named(tmp_path, monkeypatch):
@@ -129,5 +131,6 @@ def test_an_agent_s_address_is_a_device_wherever_one_is_named(tmp_path, monkeypa
         device = open_device(profile)
         assert isinstance(device, Retrying)
         assert isinstance(device.device, AgentDevice)
+    assert load_profile("tcp://[::]:7070").name == "agent"
     with pytest.raises(ConfigError, match="host:port"):
-        open_device(load_profile("tcp://board:70700"))
+        load_profile("tcp://board:70700")

@@ -109,3 +109,9 @@ def test_what_another_device_computes_with_is_stood_in_for_by_the_processor_here
     there = RuntimeOptions(provider="QNNExecutionProvider", precision=("fp16",), intra_op_threads=3)
     assert nearest_here(there) == RuntimeOptions(intra_op_threads=3)
     assert nearest_here(OPTIONS) == OPTIONS
+
+
+def test_a_provider_that_is_listed_but_does_not_open_is_none(monkeypatch):
+    listed = ["QNNExecutionProvider", *ort.get_available_providers()]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    assert nearest_here(RuntimeOptions(provider="QNNExecutionProvider")) == RuntimeOptions()

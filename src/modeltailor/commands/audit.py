@@ -33,16 +33,15 @@ def command(model: Path, target: str, batch: int, shapes: tuple[str, ...], as_js
     from modeltailor.estimators.bench import example_inputs
     from modeltailor.places import open_place
     from modeltailor.targets import LocalDevice
+    from modeltailor.targets.local import options_here
     from modeltailor.targets.machine import processor
-    from modeltailor.targets.session import nearest_here
 
     device = open_place(target, Path.cwd())
     facts = device.describe()
+    options = options_here(device)
     device.close()
-    is_here = isinstance(device, LocalDevice)
-    options = facts.options if is_here else nearest_here(facts.options)
     note = ""
-    if not is_here or facts.evidence != "measured-on-device":
+    if not isinstance(device, LocalDevice) or facts.evidence != "measured-on-device":
         note = f"read on this machine ({processor()}) in place of {facts.name}: kernels and shares may differ there"
     inputs = example_inputs(model, shapes=input_shapes(shapes), batch=batch)
     try:
