@@ -17,7 +17,7 @@ from modeltailor.targets.agent.device_side import PRECISION_SWITCHES
 from modeltailor.targets.providers import provider_named
 from modeltailor.targets.strict_yaml import read_mapping
 
-__all__ = ["FORMATS", "Figure", "Profile", "list_profiles", "load_profile"]
+__all__ = ["FORMATS", "Figure", "Profile", "is_port", "list_profiles", "load_profile"]
 
 NumberFormat = Literal["fp64", "fp32", "tf32", "fp16", "bf16", "int16", "int8", "int4"]
 FORMATS: tuple[NumberFormat, ...] = ("fp64", "fp32", "tf32", "fp16", "bf16", "int16", "int8", "int4")
@@ -194,11 +194,16 @@ def _is_profile(path: Path) -> bool:
         return re.search(r"^kind\s*:", file.read(_LARGEST_FILE), re.MULTILINE) is not None
 
 
+def is_port(text: str) -> bool:
+    """Say whether text is the number of a TCP port."""
+    return text.isdigit() and int(text) <= _LAST_PORT
+
+
 def _addressed(text: str, folder: Path) -> Profile:
     """A profile of a device that is known by its address alone."""
     reach, _, address = text.partition("://")
     host, colon, port = address.rpartition(":")
-    if reach == "tcp" and not (colon and host and port.isdigit() and int(port) <= _LAST_PORT):
+    if reach == "tcp" and not (colon and host and is_port(port)):
         raise ConfigError("CFG-10", "target", f"must be tcp://host:port; got {text!r}", "name host and port")
     place = host if reach == "tcp" else address.rpartition("@")[2]
     name = re.sub(r"[^a-z0-9._-]+", "-", place.lower()).strip("-._")[:64] or ("agent" if reach == "tcp" else "")

@@ -9,13 +9,12 @@ from pathlib import Path
 from modeltailor.errors import ConfigError
 from modeltailor.targets.device import Device, RuntimeOptions
 from modeltailor.targets.health import HealthLimits
-from modeltailor.targets.profile import Profile
+from modeltailor.targets.profile import Profile, is_port
 from modeltailor.targets.retrying import Retrying
 
 __all__ = ["open_device"]
 
 _TOKEN = "MODELTAILOR_AGENT_TOKEN"
-_LAST_PORT = 65535
 
 
 def open_device(profile: Profile, *, python: str = "") -> Device:
@@ -67,7 +66,7 @@ def open_device(profile: Profile, *, python: str = "") -> Device:
 
 def _tcp_address(profile: Profile) -> tuple[str, int, str]:
     host, _, port = profile.address.removeprefix("tcp://").rpartition(":")
-    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+    if not is_port(port) or not host:
         raise ConfigError("CFG-10", profile.name, f"address must be host:port; got {profile.address!r}", "mend it")
     return host, int(port), _token(profile)
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from modeltailor.compress.formats.grid import Grid
 
-__all__ = ["refit_scale", "search_offset_scale", "search_scale"]
+__all__ = ["dead_rows", "refit_scale", "search_offset_scale", "search_scale"]
 
 _TINY = 1e-12
-_DEAD = np.float32(2.0**20)
+_DEAD = np.float32(2.0**-20)
 _AT_ONCE = 1 << 22  # weights whose errors are held at a time; rows do not depend on each other
 
 
@@ -35,25 +35,29 @@ def search_scale(
     wide = grid.high - grid.low >= 126
     steps = 12 if wide else (24 if weight.size > 1 << 17 else 48)
     factors = np.linspace(0.8 if wide else 0.25, 1.05, steps, dtype=np.float32)
-    least = _dead_under(weight)
+    largest = np.abs(weight).max(initial=0.0) or 1.0
+    floor = np.where(dead_rows(weight), largest / max(grid.high, 1), 0.0).astype(np.float32)
     rows = max(1, _AT_ONCE // max(weight.shape[2] * weight.shape[0], 1))
     if not per_channel or weight.shape[1] <= rows:
-        return _searched(weight, importance, grid, factors, least, per_channel=per_channel)
+        return _searched(weight, importance, grid, factors, floor, per_channel=per_channel)
     parts = [
-        _searched(weight[:, k : k + rows], importance, grid, factors, least, per_channel=True)
+        _searched(weight[:, k : k + rows], importance, grid, factors, floor[:, k : k + rows], per_channel=True)
         for k in range(0, weight.shape[1], rows)
     ]
     return np.concatenate(parts, axis=1)
 
 
-def _dead_under(weight: NDArray[np.float32]) -> np.float32:
-    """Return the magnitude up to which a channel does nothing beside the largest weight of its layer.
+def dead_rows(weight: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say which rows do nothing beside the largest weight of their layer, ``[groups, out]``.
 
-    Such a channel gets the step of the largest: its integers are zeros. A step that fits it would be so small that
-    its bias, whole multiples of step times input scale, ends at the largest 32-bit integer.
+    They get a step like the others', with which their integers are zeros. One that fits them would be so small that their
+    bias, whole multiples of step times input scale, ends at the largest 32-bit integer.
+
+    Args:
+        weight: ``[groups, out, K]``.
     """
-    largest = np.abs(weight).max(initial=0.0)
-    return np.float32(largest / _DEAD if largest > 0 else 1.0 / _DEAD)
+    reach = np.abs(weight).max(axis=2, initial=0.0)
+    return np.asarray(reach <= _DEAD * reach.max(initial=0.0))
 
 
 def _searched(
@@ -61,13 +65,12 @@ def _searched(
     importance: NDArray[np.float32],
     grid: Grid,
     factors: NDArray[np.float32],
-    least: np.float32,
+    floor: NDArray[np.float32],
     *,
     per_channel: bool,
 ) -> NDArray[np.float32]:
     reach = np.maximum(weight.max(axis=2) / max(grid.high, 1), weight.min(axis=2) / min(grid.low, -1))
-    dead = np.abs(weight).max(axis=2) <= least
-    reach = np.where(dead, np.maximum(least * _DEAD, np.float32(_TINY)) / max(grid.high, 1), reach).astype(np.float32)
+    reach = np.maximum(reach, floor)
     if not per_channel:
         reach = np.full_like(reach, reach.max())
     best = np.full(reach.shape, np.inf, np.float32)

@@ -12,7 +12,7 @@ from modeltailor.compress.formats.adaround import adaptively_rounded
 from modeltailor.compress.formats.codebook import integer_levels, shared_values
 from modeltailor.compress.formats.gptq import compensated, descended
 from modeltailor.compress.formats.grid import Grid
-from modeltailor.compress.formats.mse_scale import refit_scale, search_offset_scale, search_scale
+from modeltailor.compress.formats.mse_scale import dead_rows, refit_scale, search_offset_scale, search_scale
 from modeltailor.compress.formats.nearest import rounded
 from modeltailor.compress.formats.on_grid import read_scale
 from modeltailor.compress.vocabulary import Rounding
@@ -93,9 +93,7 @@ def rounded_rows(weight: Floats, second: Floats | None, task: RoundingTask) -> R
         scale = search_scale(weight, importance, grid, per_channel=task.per_channel)
     else:
         spread = np.sqrt(np.mean(weight**2, axis=2) + 1e-20).astype(np.float32)
-        dead = spread <= spread.max() * np.float32(
-            2.0**-20
-        )  # as in mse_scale: zeros, with a step that leaves room for a bias
+        dead = dead_rows(weight)
         if task.table == "float" or not task.per_channel:
             spread = np.full_like(spread, np.sqrt(np.mean(spread**2)))
         spread_weight = np.broadcast_to(importance[:, None, :] * (spread**2)[:, :, None], weight.shape)

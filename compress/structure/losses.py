@@ -5,16 +5,13 @@ Hinton et al. 2015 (arXiv:1503.02531) for classes.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn import functional
 
 from modeltailor.compress.training import Training
+from modeltailor.workloads.metric import Task
 
 __all__ = ["Task", "answer_loss", "labels_teach", "task_of"]
-
-Task = Literal["classification", "regression", "embedding"]
 
 
 def task_of(output: Tensor, labels: Tensor | None) -> Task:
