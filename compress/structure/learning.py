@@ -18,6 +18,7 @@ from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.weight_cache import WeightCache
 from modeltailor.compress.vocabulary import Training
 from modeltailor.errors import CandidateError
+from modeltailor.workloads.model import not_finite
 
 __all__ = ["fingerprint", "learn_once", "norms_behind"]
 
@@ -69,10 +70,7 @@ def learn_once(
     )  # fmt: skip
     settle(student)
     student.eval()
-    bad = [n for n, p in student.named_parameters() if not bool(torch.isfinite(p).all())]
-    bad += [
-        n for n, p in student.named_buffers() if p.is_floating_point() and bool(p.isnan().any())
-    ]  # masks hold infinity
+    bad = not_finite(student)
     if bad:
         raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
     if cache is not None:
