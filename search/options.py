@@ -99,7 +99,8 @@ def _is_wide(trial: TrialRecord) -> bool:
 
 
 def _at(site: SiteFacts, families: Sequence[str], *, wide: bool) -> tuple[str, ...]:
-    parsed = [f for f in map(Format.parse, site.formats) if wide or f.activation_bits != 16 or f.scheme == "float"]
+    changed = (Format.parse(name) for name in site.formats if name != "fp32")
+    parsed = [f for f in changed if wide or f.activation_bits != 16 or f.scheme == "float"]
     if site.site.kind == "embedding":
         taken = [f for f in parsed if f.scheme in ("weight-only", "block") and "weight-only" in families]
     else:

@@ -105,3 +105,17 @@ def test_the_probe_says_whether_blocks_tensor_scales_and_16_bits_are_worth_a_bas
         [MATRIX.site],
     )  # fmt: skip
     assert (there.blocks_pay, there.block_accuracy, there.per_tensor_pays, there.wide_pays) == (True, 1, True, True)
+
+
+def test_half_precision_is_a_format_beside_the_originals_not_instead_of_it() -> None:
+    half = baseline("fp16", 1.8, m="fp16", t="fp16")
+    recurrent = site("r", "recurrent")
+    found = choose_formats(
+        [MATRIX, TABLE, recurrent], [half, DYNAMIC], {"fp16": Settings(), "int8 dynamic": Settings()}
+    )
+    assert dict(found.options) == {"m": ("fp32", "w8a8-dynamic", "w4a8-dynamic"), "t": ("fp32", "w8-block32", "w8",
+                                   "w4-block32", "w4-block64", "w4"), "r": ("fp32",)}  # fmt: skip
+    alone = choose_formats([MATRIX, recurrent], [half], {"fp16": Settings()})
+    assert dict(alone.options) == {"m": ("fp32", "fp16"), "r": ("fp32",)}
+    closed = choose_formats([MATRIX], [half], {"fp16": Settings()}, search_formats=False)
+    assert dict(closed.options) == {"m": ("fp16",)}
