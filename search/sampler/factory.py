@@ -9,6 +9,7 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.plan import SamplerName
 from modeltailor.search.sampler.costs import CostTable
 from modeltailor.search.sampler.goal import Goal
+from modeltailor.search.sampler.participants import ParticipantsSampler
 from modeltailor.search.sampler.space import Encoding, SearchSpace
 from modeltailor.search.sampler.tailor import TailorSampler
 
@@ -58,13 +59,13 @@ def make_sampler(
                 raise ConfigError("CFG-08", "sampler", "'tailor' needs a search space and a cost table", "pass both")
             return TailorSampler(space, costs, goal=goal, seed=seed)
         case "tpe":
-            return optuna.samplers.TPESampler(seed=seed)
+            return ParticipantsSampler(optuna.samplers.TPESampler(seed=seed))
         case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed)
+            return ParticipantsSampler(optuna.samplers.NSGAIISampler(seed=seed))
         case "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed)
+            return ParticipantsSampler(optuna.samplers.NSGAIIISampler(seed=seed))
         case "gp":
-            return optuna.samplers.GPSampler(seed=seed)
+            return ParticipantsSampler(optuna.samplers.GPSampler(seed=seed))
         case "random":
             return optuna.samplers.RandomSampler(seed=seed)
         case _:

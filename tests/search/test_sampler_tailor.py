@@ -264,6 +264,24 @@ def test_every_sampler_respects_the_space_and_takes_constraints(name: str) -> No
     assert all(t.values[2] <= 0.3 for t in study.best_trials)
 
 
+@pytest.mark.parametrize(("name", "before"), [("nsga2", 50), ("nsga3", 50), ("gp", 10)])
+def test_optunas_samplers_propose_though_baselines_stand_in_the_study_without_parameters(
+    name: str, before: int
+) -> None:
+    """Optuna searches what all finished trials share: one without parameters used to leave nothing, and chance decided."""
+    space, costs, true = _problem()
+    sampler = make_sampler(name, seed=0, space=space, costs=costs)  # type: ignore[arg-type]
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=sampler)
+    study.add_trial(optuna.trial.create_trial(values=[0.0, 1.0, 1.0]))
+    for _ in range(before + 1):
+        trial = study.ask()
+        study.tell(trial, _evaluate(space, true, trial))
+    study.add_trial(optuna.trial.create_trial(values=[0.1, 0.9, 1.0]))  # a recipe that learned again
+    together = study.ask().relative_params  # what NSGA mutates is left out here and drawn by itself
+    assert set(together) <= set(space.distributions())
+    assert len(together) > space.n_sites // 2
+
+
 def test_unknown_samplers_and_missing_parts_are_refused() -> None:
     with pytest.raises(ConfigError, match="not known"):
         make_sampler("annealing")  # type: ignore[arg-type]
