@@ -78,8 +78,10 @@ def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs |
     """Score outputs against targets and, paired, against the original's outputs.
 
     For metrics that are a mean over samples the intervals are normal ones of the mean (of hits and misses Wilson's of a
-    share, which never leaves 0..1), the paired one of the mean difference; for all others a percentile bootstrap over
-    samples (Efron 1979) with the same draws for both models.
+    share, which never leaves 0..1), the paired one of the mean difference (of hits and misses that of Agresti and Min
+    2005, "Simple improved confidence intervals for comparing matched proportions": no sample that flips is no certainty);
+    for all others a percentile bootstrap over samples (Efron 1979) with the same draws for both models. Outputs that are
+    those of the original, bit by bit, differ by nothing for certain.
 
     Args:
         metric: what to compute.
@@ -95,9 +97,11 @@ def judge(metric: Metric, outputs: Outputs, targets: Array, reference: Outputs |
     n = len(targets) // metric.rows_per_sample
     if metric.per_sample is not None:
         mine = metric.per_sample(outputs, targets)
-        delta = 0.0 if reference is None else _half_width(mine - metric.per_sample(reference, targets))
         low, high = _ends(value, mine)
-        d_low, d_high = value - base - delta, value - base + delta
+        if reference is None or _same(outputs, reference):
+            d_low = d_high = value - base
+        else:
+            d_low, d_high = _paired_ends(value - base, mine, metric.per_sample(reference, targets))
     else:
         low, high, d_low, d_high = _bootstrap(metric, outputs, targets, reference)
     return Accuracy(
@@ -121,6 +125,24 @@ def _ends(value: float, per_sample: Array) -> tuple[float, float]:
     centre = (value + _Z95**2 / (2 * n)) / shrink
     half = _Z95 * float(np.sqrt(value * (1.0 - value) / n + (_Z95 / (2 * n)) ** 2)) / shrink
     return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
+
+
+def _paired_ends(difference: float, mine: Array, others: Array) -> tuple[float, float]:
+    """The 95 % interval of a mean difference over the same samples."""
+    n, delta = len(mine), mine - others
+    if n == 0 or not (np.isin(mine, (0, 1)).all() and np.isin(others, (0, 1)).all()):
+        half = _half_width(delta)
+        return difference - half, difference + half
+    more, won, lost = n + 2, float((delta > 0).sum()) + 0.5, float((delta < 0).sum()) + 0.5
+    centre = (won - lost) / more
+    half = _Z95 * float(np.sqrt(won + lost - (won - lost) ** 2 / more)) / more
+    return max(-1.0, min(difference, centre - half)), min(1.0, max(difference, centre + half))
+
+
+def _same(outputs: Outputs, reference: Outputs) -> bool:
+    return len(outputs) == len(reference) and all(
+        a.shape == b.shape and bool((a == b).all()) for a, b in zip(outputs.values(), reference.values(), strict=True)
+    )
 
 
 def _half_width(per_sample: Array) -> float:

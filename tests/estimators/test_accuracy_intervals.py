@@ -72,3 +72,48 @@ def test_a_metric_that_most_draws_leave_undefined_says_so() -> None:
     flaky = replace(AUC, value=lambda o, t: _auc(o, t) if len(np.unique(o["y"])) == len(o["y"]) else float("nan"))
     with pytest.raises(DataError, match="undefined for most draws of 60 samples"):
         judge(flaky, {"y": scores}, y)
+
+
+def _compared(n: int, won: int, lost: int, *, same: bool = False) -> tuple[float, float, float]:
+    """A model against the original on ``n`` samples: ``won`` that only it gets right, ``lost`` that only the original does."""
+    targets = np.zeros(n, dtype=np.int64)
+    right, wrong = np.float32([1, 0]), np.float32([0, 1])
+    original = np.tile(right, (n, 1))
+    original[:won] = wrong
+    candidate = original.copy()
+    candidate[:won] = right
+    candidate[won : won + lost] = wrong
+    if not same:
+        candidate *= 1.5  # other numbers, the same decisions
+    found = judge(built_in(MetricSpec(name="accuracy")), {"y": candidate}, targets, {"y": original})
+    return found.difference, found.difference_low, found.difference_high
+
+
+def test_a_few_samples_without_a_flip_are_no_certainty() -> None:
+    difference, low, high = _compared(50, 0, 0)
+    assert difference == 0.0
+    assert low < -0.02
+    assert high > 0.02
+    assert _compared(50, 0, 0, same=True) == (0.0, 0.0, 0.0)  # the same outputs are
+    difference, low, high = _compared(200, 0, 1)
+    assert difference == pytest.approx(-0.005)
+    assert low < -0.015
+    assert difference < high
+
+
+@pytest.mark.parametrize(("n", "flips"), [(60, 0.01), (60, 0.05), (300, 0.01), (1000, 0.05)])
+def test_the_paired_interval_holds_the_truth_as_often_as_it_says(n: int, flips: float) -> None:
+    rng = np.random.default_rng(0)
+    truth = flips * (0.2 - 0.8)  # a fifth of the flips are for the better
+    kept = 0
+    for _ in range(500):
+        won, lost, _ = rng.multinomial(n, [0.2 * flips, 0.8 * flips, 1.0 - flips])
+        _, low, high = _compared(n, int(won), int(lost))
+        kept += low <= truth <= high
+    assert kept / 500 >= 0.93
+
+
+def test_many_samples_give_the_usual_interval() -> None:
+    _, low, high = _compared(20_000, 200, 300)
+    half = 1.96 * np.sqrt(500 / 20_000 - (100 / 20_000) ** 2) / np.sqrt(20_000)
+    assert (low, high) == pytest.approx((-0.005 - half, -0.005 + half), rel=0.02)
