@@ -7,6 +7,7 @@ import copy
 import inspect
 import io
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,8 +108,11 @@ def export_onnx(
             ) from second  # fmt: skip
     _name_after_layers(made, copied)
     _strip(made)
-    _save(made, path)
-    difference = _checked(plan, path, tolerance)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as beside:
+        _save(made, Path(beside) / path.name)
+        difference = _checked(plan, Path(beside) / path.name, tolerance)
+        for file in sorted(Path(beside).iterdir(), key=lambda f: f.name == path.name):  # weights beside it first
+            os.replace(file, path.parent / file.name)
     return Exported(
         path=path,
         exporter=exporter,

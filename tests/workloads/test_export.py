@@ -69,6 +69,13 @@ def test_several_inputs_and_outputs_by_name(tmp_path: Path) -> None:
     assert made.largest_difference < 1e-5
 
 
+def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path: Path) -> None:
+    """Whoever finds it takes it for an export that was checked."""
+    with pytest.raises(CandidateError, match="PARITY"):
+        export_onnx(Small(), (torch.randn(1, 1, 6, 6),), tmp_path / "model.onnx", tolerance=-1.0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_branch_on_data_is_found(tmp_path: Path) -> None:
     class Branch(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
