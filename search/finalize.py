@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from modeltailor.errors import CandidateError
+from modeltailor.errors import CandidateError, DataError, ModelError
 from modeltailor.search.auditing import audit_file
 from modeltailor.search.certifying import Contender, certified_verdict, certify_latency
 from modeltailor.search.devices import trial_on
@@ -14,12 +14,17 @@ from modeltailor.search.executor import accuracy_record, interval_record
 from modeltailor.search.front import figures_of, front_under, history_figures, nearest, recommend
 from modeltailor.search.local_executor import LocalExecutor
 from modeltailor.search.records import AuditRecord, FinalRecord, RunHistory, TrialRecord
+from modeltailor.search.stages import ScoredModel
 from modeltailor.targets import Budget, Evidence, LocalDevice
 
 __all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
 
 MOST_FINALISTS = 14
 
+_FEWEST_SCORED = 3
+"""The original, the recommended model and the best uniform one are scored on ``test`` whatever it takes."""
+
+_SCORING_SHARE = 0.4
 _AUDIT_SHARE = 0.15
 """Of the time of the final measurement; latency certificates are worth more than the profile of the last finalist."""
 
@@ -86,18 +91,13 @@ def certify_finalists(
 
     Returns:
         one record a finalist that could be measured again; one that fails now is left out, and so are the last ones
-        where models are too slow for the time.
+        where models are too slow for the time. None where the original fails, against which losses are, or all the others do.
     """
-    scored = {}
-    for trial in finalists:
-        say(f"scoring {trial.label or trial.key[:8]} on test")
-        path = executor.folder.artifact(trial.sha256)
-        try:
-            scored[trial.key] = executor.score(path, "test", is_reference=trial.role == "fp32")
-        except CandidateError:
-            continue
     started = time.monotonic()
+    scored = _scored_on_test(executor, finalists, _SCORING_SHARE * seconds, say)
     kept = [t for t in finalists if t.key in scored]
+    if not any(t.role == "fp32" for t in kept):
+        return ()
     audits = _audits(executor, kept, _AUDIT_SHARE * seconds, say)
     seconds -= time.monotonic() - started
     share = seconds / (1 + len(executor.elsewhere.devices))  # of each device
@@ -110,6 +110,8 @@ def certify_finalists(
         say=say,
     )
     kept = [t for t in kept if t.key in measured]
+    if len(kept) < min(2, len(finalists)):
+        return ()  # the original alone would stand for all that was found
     places = executor.elsewhere.certify(
         executor.baseline,
         {n: _contenders(executor, kept, n) for n in executor.elsewhere.names},
@@ -131,6 +133,25 @@ def certify_finalists(
         )
         for t, m in ((t, measured[t.key]) for t in kept)
     )
+
+
+def _scored_on_test(
+    executor: LocalExecutor, finalists: Sequence[TrialRecord], seconds: float, say: Callable[[str], None]
+) -> dict[str, ScoredModel]:
+    """Score finalists on ``test`` in their order, by key; what fails is left out, and so is what there is no time for."""
+    started = time.monotonic()
+    found: dict[str, ScoredModel] = {}
+    for number, trial in enumerate(finalists):
+        if number >= _FEWEST_SCORED and time.monotonic() - started > seconds:
+            break
+        say(f"scoring {trial.label or trial.key[:8]} on test")
+        path = executor.folder.artifact(trial.sha256)
+        try:
+            found[trial.key] = executor.score(path, "test", is_reference=trial.role == "fp32")
+        except (CandidateError, DataError, ModelError):
+            if trial.role == "fp32":
+                break
+    return found
 
 
 def _contenders(executor: LocalExecutor, trials: Sequence[TrialRecord], further: str | None = None) -> list[Contender]:

@@ -306,7 +306,6 @@ class LocalExecutor:
         self, path: Path, sha256: str, bar: float | None, is_original: bool
     ) -> tuple[AccuracyRecord, bool, bool]:
         """Score a file on ``search``: its figure, whether over all samples, and whether an earlier run has done it."""
-        facts = self.device.describe()
         metric = self.spec.metric
         what = {
             "file": sha256,
@@ -314,8 +313,9 @@ class LocalExecutor:
             "split": self._search_digest(),
             "metric": metric,
             "metrics": _METRICS,
-            "runtime": facts.runtime,
-            "processor": facts.processor,
+            "runtime": machine.runtime(),  # scores are made here, wherever latency is measured
+            "processor": machine.processor(),
+            "instructions": machine.instructions(),
             "options": self.options_here,
         }
         keeps = ":" not in metric.name
@@ -427,16 +427,20 @@ class LocalExecutor:
     ) -> stages.ScoredModel:
         """Score a built file on a split in a child process; see :func:`stages.score`.
 
+        A trial's time limit is that of ``search``; a larger split may take as much longer as it is larger.
+
         Raises:
             CandidateError: it crashed, hung, or gave nothing that can be scored.
             DataError: the metric failed.
         """
         assert self.facts is not None
+        samples = dict(self.facts.split_sizes)
+        larger = max(1.0, samples.get(split, 1) / max(1, samples.get("search", 1)))
         return cast(
             "stages.ScoredModel",
             self._scorer.call(
                 "modeltailor.search.stages:score",
-                timeout_s=self.plan.trial_timeout_s,
+                timeout_s=self.plan.trial_timeout_s * larger,
                 work=self.folder.work,
                 model=model,
                 split_name=split,

@@ -67,6 +67,13 @@ def test_when_the_time_of_a_call_is_over_fewer_are_measured_not_none(tmp_path: P
     assert 2 <= len(found) < most
 
 
+def test_when_the_time_is_over_one_of_the_others_stays_beside_the_original(tmp_path: Path) -> None:
+    finalists = [contender(0, 1.0), contender(1, 0.5), contender(2, 0.4)]
+    device = Slow(latency=lambda _: 1.0)
+    device.most = 3
+    assert measured(device, tmp_path, finalists, seconds=1e3) == {"00", "01"}
+
+
 def test_one_that_crashes_costs_the_others_nothing(tmp_path: Path) -> None:
     finalists = [contender(0, 1.0), *(contender(i, 0.5) for i in range(1, 5))]
     device = Slow(latency=lambda _: 1.0)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
 from modeltailor.compress import Format, Recipe
-from modeltailor.search.finalize import choose_finalists
+from modeltailor.errors import CandidateError, DataError, ModelError, ModelTailorError
+from modeltailor.estimators.accuracy import Accuracy
+from modeltailor.search import finalize
+from modeltailor.search.finalize import certify_finalists, choose_finalists
 from modeltailor.search.records import AccuracyRecord, IntervalRecord, RunHistory, RunRecord, TrialRecord
+from modeltailor.search.stages import ScoredModel
 from modeltailor.targets import Budget
 
 RUN = RunRecord(
@@ -54,6 +64,61 @@ def test_of_uniform_settings_that_all_miss_a_limit_the_nearest_is_certified() ->
     chosen = choose_finalists(RunHistory(run=RUN, trials=trials), Budget(max_drop=1.0), minimize=False, most=3)
     assert 2 in {t.number for t in chosen}
     assert 1 not in {t.number for t in chosen}
+
+
+class Scorer:
+    """Stands for the executor: scores on ``test``, some models too slowly or not at all."""
+
+    def __init__(self, folder: Path, failing: Mapping[str, Exception], seconds: float = 0.0) -> None:
+        self.folder = SimpleNamespace(artifact=lambda sha256: folder / f"{sha256[:2]}.onnx")
+        self.failing = failing
+        self.seconds = seconds
+        self.scored: list[str] = []
+
+    def score(self, path: Path, split: str, *, is_reference: bool) -> ScoredModel:
+        assert split == "test"
+        assert is_reference == (path.stem == "00")
+        self.scored.append(path.stem)
+        time.sleep(self.seconds)
+        if path.stem in self.failing:
+            raise self.failing[path.stem]
+        figure = Accuracy(
+            value=0.9, low=0.8, high=1.0, difference=0.0, difference_low=0.0, difference_high=0.0, n_samples=9
+        )
+        return ScoredModel(accuracy=figure, complete=True, seconds=0.0)
+
+
+def finalists(n: int) -> list[TrialRecord]:
+    return [trial(0, 1000.0, role="fp32"), *(trial(i, 500.0 + i) for i in range(1, n))]
+
+
+def test_without_the_original_on_test_nothing_is_certified(tmp_path: Path) -> None:
+    """Its losses would be against nothing, and so none: every budget would be kept."""
+    scorer = Scorer(tmp_path, {"00": CandidateError("TIMEOUT", "00.onnx", "took longer than 300 s", "")})
+    assert certify_finalists(scorer, finalists(4), seconds=60.0) == ()  # type: ignore[arg-type]
+
+
+def test_the_original_alone_is_no_certificate_of_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was certified decides what is shipped: with the original alone it would push out all that was found."""
+    failing = {f"{i:02d}": CandidateError("CRASH", "x", "died", "") for i in range(1, 4)}
+    monkeypatch.setattr(finalize, "_audits", lambda *_: {})
+    monkeypatch.setattr(finalize, "certify_latency", lambda *_, **__: {finalists(1)[0].key: None})
+    scorer = Scorer(tmp_path, failing)
+    scorer.device = scorer.baseline = scorer.inputs = scorer.elsewhere = MagicMock()  # type: ignore[attr-defined]
+    assert certify_finalists(scorer, finalists(4), seconds=60.0) == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [CandidateError, DataError, ModelError])
+def test_a_finalist_that_fails_on_test_costs_the_others_nothing(tmp_path: Path, error: type[ModelTailorError]) -> None:
+    scorer = Scorer(tmp_path, {"02": error("EVAL", "02.onnx", "gives NaN", "")})
+    found = finalize._scored_on_test(scorer, finalists(4), 60.0, lambda _: None)  # type: ignore[arg-type]
+    assert list(found) == [t.key for t in finalists(4) if t.number != 2]
+
+
+def test_scoring_on_test_ends_when_its_time_is_over_but_not_before_the_first_three(tmp_path: Path) -> None:
+    scorer = Scorer(tmp_path, {}, seconds=0.05)
+    found = finalize._scored_on_test(scorer, finalists(9), 0.01, lambda _: None)  # type: ignore[arg-type]
+    assert (scorer.scored, len(found)) == (["00", "01", "02"], 3)
 
 
 @pytest.mark.parametrize("most", [3, 4, 6, 10, 30])
