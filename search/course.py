@@ -78,11 +78,14 @@ class Course:
         self._started = time.monotonic()
         self._spent_before = float(self.ledger.attribute("elapsed", 0.0))
         self._seconds: dict[str, float] = dict(self.ledger.attribute("seconds", {}))
+        self._first_number = self.ledger.next_number()  # trials before it are of earlier parts of the run
+        self._patience_before = float(self.ledger.attribute("trial_timeout_s", self.plan.trial_timeout_s))
+        self.ledger.keep("trial_timeout_s", self.plan.trial_timeout_s)
 
     def evaluate(self, recipe: Recipe, role: Role, label: str, *, deadline_s: float | None = None) -> TrialRecord:
         """Evaluate a recipe that no sampler asked for, unless that was done before; its record is on disk at once."""
         known = self.ledger.by_key().get(recipe.key)
-        if known is not None:
+        if known is not None and not self._deserves_another_try(known):
             return known
         self.say(f"training {label}" if recipe.recovery is not None else f"measuring {label}")
         number = self.ledger.next_number()
@@ -91,6 +94,14 @@ class Course:
         self.ledger.add(record)
         self.after(record)
         return record
+
+    def _deserves_another_try(self, record: TrialRecord) -> bool:
+        """Whether a part of the run that is over ended with a failure that need not be one now."""
+        if record.number >= self._first_number:
+            return False
+        if record.role == "fp32" and not (record.is_measured and all(p.is_measured for p in record.elsewhere.values())):
+            return True  # without the original there is no run
+        return record.outcome == "TIMEOUT" and self.plan.trial_timeout_s > self._patience_before
 
     def after(self, record: TrialRecord) -> None:
         """What is due after each finished trial: the event, the curve, the public files, the word to the listener."""
@@ -169,6 +180,14 @@ class Course:
     def time_left(self, *, reserve: bool) -> bool:
         """Whether there is time; with ``reserve``, beside what is set aside for the finalists."""
         return self.elapsed() < self.plan.time_s - (self.reserve() if reserve else 0.0)
+
+    def used_up(self) -> str:
+        """The limit that ends the search now, in words; empty while there is none."""
+        if len(self.ledger.records()) >= self.plan.trials:
+            return f"all {self.plan.trials} trials are done"
+        if not self.time_left(reserve=True):
+            return f"the time of {self.plan.time_s:.0f} s is used up"
+        return ""
 
     def timed(self, stage: str, function: Callable[[], T]) -> T:
         """Call a function on the account of a stage."""

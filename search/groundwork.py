@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modeltailor.canonical import plain
 from modeltailor.compress import Format, Recipe, Settings, Site
-from modeltailor.errors import CandidateError, DataError
+from modeltailor.errors import CandidateError, DataError, ModelError
 from modeltailor.estimators.effects import signed_effects
 from modeltailor.search.course import Course
 from modeltailor.search.fleet import choose_on_all, elsewhere_limit
@@ -31,6 +31,9 @@ _COSTS_SHARE = 0.12
 _DROPS_SHARE = 0.06
 _GAIN_WORTH_A_NOTE = 0.01
 _TUNING_SHARE = 0.05
+_REFUSED = (CandidateError, DataError, ModelError)
+"""A variant that cannot be built, that the runtime refuses, or of which the metric makes nothing: none is the user's fault."""
+
 _TRIAL_S = 6.0
 """Seconds of a trial without training, to weigh it against training; not the clock's, so that proposals repeat."""
 
@@ -131,7 +134,7 @@ def _settled(
     def measure(settings: Settings, formats: Mapping[str, str]) -> tuple[float, int] | None:
         try:
             return course.executor.recipe_cost(formats, settings)
-        except CandidateError as error:
+        except _REFUSED as error:
             course.folder.event("no-settings", error=error.line())
             return None
 
@@ -169,7 +172,7 @@ def _site_costs(course: Course, choice: FormatChoice, space: SearchSpace) -> dic
     formats = tuple(sorted({f for d in space.decisions for f in d.options}))
     try:
         rows = course.timed("sensitivity", lambda: course.executor.site_costs(choice.settings, formats, limit))
-    except CandidateError as error:
+    except _REFUSED as error:
         # The search can do without: what is measured corrects any prior.
         course.folder.event("no-sensitivity", error=error.line())
         return {}
@@ -191,7 +194,7 @@ def _effects(
             formats = tuple(sorted({f for d in space.decisions for f in d.options}))
             try:
                 kept = course.timed("sensitivity", lambda: course.executor.site_drops(choice.settings, formats, limit))
-            except (CandidateError, DataError) as error:  # the search can do without
+            except _REFUSED as error:  # the search can do without
                 course.folder.event("no-drops", error=error.line())
         kept = [list(row) for row in kept]
         course.ledger.keep("drops", kept)

@@ -63,15 +63,22 @@ class Ledger:
         return tuple(self._records[n] for n in sorted(self._records))
 
     def by_key(self) -> dict[str, TrialRecord]:
-        """Finished trials by recipe key; the first one where a recipe was evaluated twice."""
+        """Finished trials by recipe key; the first that was measured where a recipe was evaluated twice, or the last."""
         found: dict[str, TrialRecord] = {}
         for record in self.records():
-            found.setdefault(record.key, record)
+            if record.key not in found or not found[record.key].is_measured:
+                found[record.key] = record
         return found
 
     def next_number(self) -> int:
         """The number that the next trial will get."""
         return len(self.study.get_trials(deepcopy=False))
+
+    @staticmethod
+    def enqueued(trial: optuna.trial.Trial) -> Mapping[str, Any] | None:
+        """The parameters that a trial was put in the queue with; ``None`` if the sampler decides them."""
+        found: Mapping[str, Any] | None = trial.storage.get_trial(trial._trial_id).system_attrs.get("fixed_params")
+        return found
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """A JSON value kept with the study."""

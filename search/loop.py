@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
+
+from optuna.trial import TrialState
 
 from modeltailor.compress import Format, Recipe, Structure
 from modeltailor.search.course import REFERENCE, Course
@@ -17,8 +20,11 @@ from modeltailor.search.recoveries import Recovery, propose_recovery
 from modeltailor.search.sampler import TailorSampler
 from modeltailor.search.sampler.goal import LEAST_TARGET, allowed_loss
 from modeltailor.search.stopping import broken, flat, solved
+from modeltailor.search.structures import Arm
 
 __all__ = ["SearchLoop"]
+
+_Tried = Literal["new", "copy", "unreadable", "no time"]
 
 _MOST_COPIES = 25
 """So many proposals in a row that were evaluated before mean: the space is exhausted."""
@@ -46,7 +52,7 @@ class SearchLoop:
 
     def run(self) -> str:
         """Go on until there is a reason to stop. Returns the reason."""
-        copies = 0
+        copies = unaffordable = 0
         while True:
             records = self.course.ledger.records()
             reason = self._reason_to_stop(records)
@@ -64,16 +70,15 @@ class SearchLoop:
                 reason = self._nothing_to_gain(records)
                 if reason:
                     return reason
-            copies = 0 if self._try_next() else copies + 1
+            tried = self._try_next()
+            copies, unaffordable = (0, 0) if tried == "new" else (copies + 1, unaffordable + (tried == "no time"))
             if copies >= _MOST_COPIES:
+                if unaffordable:
+                    return "what the sampler proposes would have to be trained, and there is no time left for that"
                 return "the search has tried every recipe it can tell apart"
 
     def _reason_to_stop(self, records: tuple[TrialRecord, ...]) -> str:
-        if len(records) >= self.course.plan.trials:
-            return f"all {self.course.plan.trials} trials are done"
-        if not self.course.time_left(reserve=True):
-            return f"the time of {self.course.plan.time_s:.0f} s is used up"
-        return broken(records[self._begun_at :])
+        return self.course.used_up() or broken(records[self._begun_at :])
 
     def _nothing_to_gain(self, records: tuple[TrialRecord, ...]) -> str:
         """The reason to stop early, if there is one."""
@@ -90,9 +95,14 @@ class SearchLoop:
         sampler = self.course.study.sampler
         return list(sampler.expected_gains) if isinstance(sampler, TailorSampler) else []
 
-    def _try_next(self) -> bool:
-        """Ask, evaluate, tell. Returns whether the recipe was new."""
+    def _try_next(self) -> _Tried:
+        """Ask, evaluate, tell. Returns what became of the recipe."""
         trial = self.course.study.ask()
+        asked = self.course.ledger.enqueued(trial)
+        if asked is not None and self.ground.space.indices_of_params(asked) is None:
+            # Put in the queue before the last baselines were measured, which decide what may be chosen.
+            self.course.study.tell(trial, state=TrialState.FAIL)
+            return "unreadable"
         structure, assignment = self.ground.space.suggest(trial)
         arm = self.ground.arms.get(structure)
         recipe = Recipe(
@@ -103,7 +113,10 @@ class SearchLoop:
         known = self.course.ledger.by_key().get(recipe.key)
         if known is not None:
             self.course.ledger.finish(trial, known, copy_of=known.number)
-            return False
+            return "copy"
+        if arm is not None and not is_affordable(self.course, arm) and not self._is_trained(arm):
+            self.course.study.tell(trial, state=TrialState.FAIL)
+            return "no time"
         self.course.say(f"trying {arm.label if arm else 'formats'}")
         role: Role = trial.user_attrs.get("role", "search")
         task = Task(
@@ -117,7 +130,11 @@ class SearchLoop:
         record = self.course.stamp(self.course.executor.submit(task).result())
         self.course.ledger.finish(trial, record)
         self.course.after(record)
-        return True
+        return "new"
+
+    def _is_trained(self, arm: Arm) -> bool:
+        structure = Recipe(structure=arm.structure).to_plain()["structure"]
+        return any(t.is_measured and t.recipe["structure"] == structure for t in self.course.ledger.records())
 
     def _race(self) -> Race:
         figures = history_figures(self.course.history())

@@ -33,6 +33,7 @@ def prepare(course: Course) -> PreparedFacts:
     before = None if stored is None else RunRecord.model_validate_json(stored)
     if before is not None:
         _refuse_changes(course, before, facts)
+    _refuse_other_devices(course)
     shapes = {name: value.shape for name, value in course.executor.inputs().items()}
     record = describe_run(course.request, facts, course.metric, shapes, before)
     course.study.set_user_attr("run", record.model_dump_json())
@@ -51,6 +52,23 @@ def _refuse_changes(course: Course, before: RunRecord, facts: PreparedFacts) -> 
             course.request.out,
             f"{what} changed since this run started",
             "start a new run, with another --out",
+        )
+
+
+def _refuse_other_devices(course: Course) -> None:
+    """Times of another machine, runtime or profile must not stand beside those of this run under one device's name."""
+    request = course.request
+    devices = {request.device.describe().name: request.device, **{o.name: o.device for o in request.others}}
+    found = {name: device.describe().fingerprint for name, device in devices.items()}
+    before = course.ledger.attribute("fingerprints")
+    if before is None:
+        course.ledger.keep("fingerprints", found)
+    elif changed := sorted(name for name in found if before.get(name) != found[name]):
+        raise StudyConflict(
+            "RUN-06",
+            request.out,
+            f"{changed[0]} is another machine, runtime or profile than when this run started",
+            "start a new run, with another --out; what it has in common with this one is taken from the cache",
         )
 
 
@@ -130,6 +148,12 @@ def measure_baselines(
         raise kind(
             "MODEL-10", "the original model", f"{fp32.outcome} while {fp32.stage}: {fp32.error}", "mend the model"
         )
+    for name, place in fp32.elsewhere.items():
+        if not place.is_measured:  # nothing could be compared with it there
+            raise ModelError(
+                "MODEL-10", "the original model", f"{place.outcome} on {name}: {place.error}",
+                f"mend the model, or leave {name} out",
+            )  # fmt: skip
     course.executor.baseline = course.folder.artifact(fp32.sha256)
     _reference_outputs(course, fp32)
     settings: dict[str, Settings] = {}

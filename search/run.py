@@ -95,8 +95,9 @@ def _phases(course: Course) -> RunHistory:
     fp32, settings = measure_baselines(course, probed, further)
     course.phase = "search"
     if not _is_over(course):
-        ground = lay_groundwork(course, facts, fp32, settings, probed)
-        reason = SearchLoop(course, ground).run()
+        reason = course.used_up()  # by the baselines: what a search stands on takes time, too
+        if not reason:
+            reason = SearchLoop(course, lay_groundwork(course, facts, fp32, settings, probed)).run()
         course.ledger.keep("stopped_at", {"trials": course.plan.trials, "time_s": course.plan.time_s})
         course.ledger.keep("stopped", reason)
     course.phase = "finals"
@@ -114,7 +115,7 @@ def _is_over(course: Course) -> bool:
     if not course.ledger.attribute("stopped"):
         return False
     plan, before = course.plan, course.ledger.attribute("stopped_at", {"trials": 0, "time_s": 0.0})
-    if len(course.ledger.records()) >= plan.trials or not course.time_left(reserve=True):
+    if course.used_up():
         return True
     return bool(plan.trials <= before["trials"] and plan.time_s <= before["time_s"])
 

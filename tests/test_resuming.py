@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import modeltailor
-from modeltailor.errors import StudyConflict
+from modeltailor.errors import CandidateError, ModelError, StudyConflict
 from modeltailor.search import RunFolder, structures
+from modeltailor.search.course import Course
 from modeltailor.targets import FakeDevice
 
 
@@ -93,3 +94,46 @@ def test_what_was_certified_before_stays_when_others_are_certified(begun: tuple[
     study.set_user_attr("finals", json.dumps([*rest, {**last, "key": stays.key, "speedup": slow}]))
     run = tailor(root, out, "search.trials=10", "search.time=900s", resume=True)
     assert {*(f["key"] for f in rest), stays.key, last["key"]} <= {f.key for f in run.history.finals}  # last: once more
+
+
+def test_another_machine_or_runtime_is_refused_and_nothing_is_lost(begun: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its times would stand beside those of the first one, under one name."""
+    root, first = begun
+    out = Path(shutil.copytree(first, tmp_path / "run"))
+    job = modeltailor.load_job(root / "job.yaml", ("search.trials=12", "search.time=900s"))
+    other = FakeDevice(latency=lambda path: 0.1, seed=7)  # another fingerprint
+    with pytest.raises(StudyConflict, match="fake is another machine, runtime or profile"):
+        modeltailor.tailor(job, out=out, root=root, cache=tmp_path / "cache", device=other, resume=True)
+    assert len(RunFolder(out).read().trials) == 10
+
+
+def test_baselines_that_use_up_the_time_end_the_search_and_more_time_goes_on(
+    begun: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, _ = begun
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Course.elapsed
+        patch.setattr(Course, "elapsed", lambda self: 100.0 * clock(self))
+        short = tailor(root, tmp_path / "run", "search.trials=8", "search.time=60s")
+    assert short.history.stopped == "the time of 60 s is used up"
+    assert all(t.role in ("fp32", "baseline") for t in short.history.trials)
+    assert not {"settings", "sensitivity", "profile"} & set(dict(short.history.seconds))
+    longer = tailor(root, tmp_path / "run", "search.trials=8", "search.time=9000s", resume=True)
+    assert longer.history.stopped == "all 8 trials are done"
+    assert len(longer.history.trials) == 8
+
+
+def test_what_failed_on_the_original_is_tried_again(trained_digits: Path, tmp_path: Path) -> None:
+    root, out = trained_digits, tmp_path / "run"
+    job = modeltailor.load_job(root / "job.yaml", ("search.trials=3", "search.time=900s", "search.axes=[formats]"))
+    busy = FakeDevice(latency=lambda _: 1.0)
+
+    def time(*_: object) -> None:
+        raise CandidateError("TIMEOUT", "original.onnx", "took longer than 300 s", "")
+
+    busy.time = time  # type: ignore[assignment, method-assign]
+    with pytest.raises(ModelError, match="TIMEOUT while latency"):
+        modeltailor.tailor(job, out=out, root=root, cache=None, device=busy)
+    run = modeltailor.tailor(job, out=out, root=root, cache=None, device=FakeDevice(latency=lambda _: 1.0), resume=True)
+    assert run.history.baseline is not None
+    assert run.history.baseline.is_measured

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import modeltailor
-from modeltailor.errors import CandidateError, ConfigError, DeviceError
+from modeltailor.errors import CandidateError, ConfigError, DeviceError, ModelError
 from modeltailor.search.devices import (
     budget_on,
     device_names,
@@ -115,6 +115,20 @@ def test_the_summary_says_who_wins_where(run: modeltailor.Run) -> None:
     assert "pixel-8" in text
     assert summary["on_all"]["sentence"] in text
     assert summary["on_all"]["sentence"].split(":")[0] in (run.folder / "report.html").read_text()
+
+
+def test_an_original_that_one_device_cannot_run_is_said_at_once(trained_digits: Path, tmp_path: Path) -> None:
+    """Nothing could be compared there: every trial would fail, and the whole time would be spent on that."""
+    full = FakeDevice(latency=lambda _: _no_room(), name="pixel-8", seed=1)
+    with pytest.raises(ModelError, match=r"OOM on pixel-8: .*leave pixel-8 out"):
+        modeltailor.tailor(
+            job_at(trained_digits), out=tmp_path / "run", root=trained_digits, cache=None,
+            device=by_size(), others=(full,),
+        )  # fmt: skip
+
+
+def _no_room() -> float:
+    raise CandidateError("OOM", "original.onnx", "does not fit into memory", "")
 
 
 @pytest.mark.slow
