@@ -8,6 +8,9 @@ kind of kernel deviates alike wherever it occurs, so that a network deviates by 
 similar networks deviate alike. How strong both are, and how far they reach, is mixed by how well it foretells every
 measurement from the others. Reference: Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006), chapters
 2.7 and 5.4.2.
+
+One deviation is neither the kernel's nor alike in all networks: weights are read once an inference, and the more there are,
+the farther from the core they have gone until then. How much slower they come back is learned like all else.
 """
 
 from __future__ import annotations
@@ -63,8 +66,20 @@ class _Residual:
 
 _RESIDUALS = tuple(
     _Residual(network=network, reach=reach, kernel=kernel)
-    for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.1, 0.3))
+    for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.3, 0.6))
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Farther:
+    """By how much the log time of reading weights grows with the log of all weights, and how sure that is."""
+
+    usual: float
+    doubt: float
+
+
+_FARTHER = _Farther(usual=0.1, doubt=0.1)
+_NEAR_BYTES = 1e6  # of weights that stay in the caches next to a core
 _LEAST_NOISE, _USUAL_NOISE = 0.01, 0.02
 _TRACED_NOISE = 0.1  # of one kernel's log time in a trace
 _PROFILER_MS = 0.002  # by which the profiler may be off at each kernel
@@ -298,12 +313,14 @@ class _Outlook:
         slope: of it by the constants, ``[n, n_constants]``.
         shares: of each kind of kernel in the time, ``[n, n_kinds]``.
         likeness: a description of each, ``[n, n_constants + 1]``.
+        farther: how much later weights come in each where they come from one unit farther, ``[n]``.
     """
 
     log_ms: Floats
     slope: Floats
     shares: Floats
     likeness: Floats
+    farther: Floats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -318,6 +335,7 @@ class _Seen:
         work: of each kernel.
         kinds: of each kernel, ``[n_kernels]``.
         alike: how the kinds go together, ``[n_kinds, n_kinds]``.
+        far: log of one and the weights of the network in units of a cache, ``[n]``; of a single kernel that which it ran in.
     """
 
     values: Floats
@@ -327,6 +345,7 @@ class _Seen:
     work: _Work
     kinds: NDArray[np.intp]
     alike: Floats
+    far: Floats
 
     @classmethod
     def of(
@@ -360,28 +379,34 @@ class _Seen:
             work=_Work.of(kernels),
             kinds=np.array([kinds.place(kernel) for kernel in kernels], dtype=np.intp),
             alike=kinds.covariance(),
-        )
+            far=np.log1p(np.concatenate([
+                [n.weight_bytes for n in measured], points.beside if points else [], [n.weight_bytes for n in targets],
+            ]) / _NEAR_BYTES),
+        )  # fmt: skip
 
     def outlook(self, theta: Floats, shift: Floats | None = None) -> _Outlook:
         """Times of all by certain constants, where the log of each kind's time lies off them by ``shift``, if given."""
-        parts = self.work.parts(theta)
+        parts = self.work.parts(theta) * np.exp(_FARTHER.usual * self.far[self.owner] * self.work.of_weights)[:, None]
         if shift is not None:
             parts *= np.exp(shift[self.kinds])[:, None]
         n = len(self.is_network)
         owed, kinds = np.zeros((n, len(theta))), np.zeros((n, len(self.alike)))
         np.add.at(owed, self.owner, parts)
         np.add.at(kinds, (self.owner, self.kinds), parts.sum(axis=1))
+        reading = np.bincount(self.owner, parts.sum(axis=1) * self.work.of_weights, n)
         owed[:, 0] = np.where(self.is_network, np.exp(theta[0]), 0.0)
         total = owed.sum(axis=1)
         slope = owed / total[:, None]
         return _Outlook(
             log_ms=np.log(total), slope=slope, shares=kinds / total[:, None],
             likeness=np.concatenate([np.sqrt(slope), 0.2 * np.log(total)[:, None]], axis=1),
+            farther=self.far * reading / total,
         )  # fmt: skip
 
     def deviation(self, there: _Outlook, residual: _Residual) -> Floats:
-        """Covariance of the true log milliseconds around the roofline: by their kernels, and of similar networks."""
+        """Covariance of the true log milliseconds around the roofline: by kernels, by the way of weights, of similar networks."""
         found: Floats = residual.kernel**2 * (there.shares @ self.alike @ there.shares.T)
+        found += _FARTHER.doubt**2 * np.outer(there.farther, there.farther)
         of_networks = near(there.likeness / residual.reach, residual.network**2)
         return found + of_networks * np.outer(self.is_network, self.is_network)
 
@@ -395,12 +420,16 @@ class _Work:
         moved: bytes.
         rate: place of the constant of a multiply-accumulate; 0 for none.
         byte: place of the constant of a byte.
+        gathered: bytes that are collected before.
+        of_weights: share of the bytes that are weights.
     """
 
     macs: Floats
     moved: Floats
     rate: NDArray[np.intp]
     byte: NDArray[np.intp]
+    gathered: Floats
+    of_weights: Floats
 
     @classmethod
     def of(cls, kernels: Sequence[KernelWork]) -> _Work:
@@ -410,6 +439,8 @@ class _Work:
             moved=np.array([k.moved_bytes for k in kernels], dtype=np.float64),
             rate=np.array([_constant(k.operator_class, k.number_format) for k in kernels], dtype=np.intp),
             byte=np.array([_BYTES.get(k.operator_class, 2) for k in kernels], dtype=np.intp),
+            gathered=np.array([k.gathered_bytes for k in kernels], dtype=np.float64),
+            of_weights=np.array([k.weight_bytes / max(k.moved_bytes, 1) for k in kernels], dtype=np.float64),
         )
 
     def parts(self, theta: Floats) -> Floats:
@@ -424,6 +455,7 @@ class _Work:
         slower = np.maximum(np.maximum(compute, memory), 1e-12)
         a, b = (compute / slower) ** _SHARPNESS, (memory / slower) ** _SHARPNESS
         time = slower * (a + b) ** (1 / _SHARPNESS)
+        found[:, 2] = self.gathered * cost[2]
         rows = np.arange(len(self.macs))
         found[rows, self.rate] += np.where(self.rate > 0, time * a / (a + b), 0.0)
         found[rows, self.byte] += time * b / (a + b)

@@ -87,6 +87,7 @@ class KernelPoints:
         repeats: ``[n]`` how many there were.
         trace: ``[n]`` which trace each comes from: the profiler slows all kernels of a trace.
         adds_up: ``[n]`` whether that trace's times are known to add up to what its model takes.
+        beside: ``[n]`` bytes of all weights of the model that each ran in.
     """
 
     kernels: tuple[KernelWork, ...]
@@ -94,6 +95,7 @@ class KernelPoints:
     repeats: NDArray[np.intp]
     trace: NDArray[np.intp]
     adds_up: NDArray[np.bool_]
+    beside: Floats
 
     def without(self, trace: int) -> KernelPoints:
         """Leave one trace out."""
@@ -104,6 +106,7 @@ class KernelPoints:
             repeats=self.repeats[kept],
             trace=self.trace[kept],
             adds_up=self.adds_up[kept],
+            beside=self.beside[kept],
         )
 
 
@@ -156,6 +159,7 @@ def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
         repeats=np.array([len(logs) for _, logs in found.values()], dtype=np.intp),
         trace=np.array([number for number, _ in found], dtype=np.intp),
         adds_up=np.array([traces[number][0].adds_up for number, _ in found], dtype=np.bool_),
+        beside=np.array([traces[number][1].weight_bytes for number, _ in found], dtype=np.float64),
     )
 
 

@@ -25,6 +25,12 @@ _CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Dynamic
                           "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul",
                       "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul"})  # fmt: skip
+_PARTLY = frozenset(
+    {"Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "EmbedLayerNormalization", "Slice"}
+)
+"""Read no more elements of any input than they write: rows of a table, a piece of a tensor."""
+_UNREAD = frozenset({"Shape", "Size"})
+_ADDRESS = 16  # bytes of an address, written and read again
 _SHARING = 4  # registers of output channels that a convolution's inner loop keeps
 
 
@@ -43,6 +49,8 @@ class KernelWork:
         written_bytes: outputs.
         variant: what else decides which code runs: of weights in blocks their bits, and the level they are computed at.
         registers: vector registers that the output channels of a float convolution fill; 0 where that does not count.
+        gathered_bytes: what an integer convolution collects before it multiplies: where each pixel of each window lies.
+        weight_bytes: of the bytes read, those of weights: an inference comes back to them when it has passed over all others.
     """
 
     name: str
@@ -55,6 +63,8 @@ class KernelWork:
     written_bytes: int
     variant: str = ""
     registers: int = 0
+    gathered_bytes: int = 0
+    weight_bytes: int = 0
 
     @property
     def rated_macs(self) -> float:
@@ -95,6 +105,11 @@ class GraphWork:
         """All multiply-accumulates."""
         return sum(k.macs for k in self.kernels)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that one inference reads."""
+        return sum(k.weight_bytes for k in self.kernels)
+
 
 def graph_work(path: Path, dimensions: Mapping[str, int] | None = None, lanes: int = 8) -> GraphWork:
     """Return the work of an ONNX file.
@@ -127,11 +142,34 @@ def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
         number_format=number_format,
         macs=macs,
         padded_macs=padded,
-        read_bytes=sum(t.size_bytes for t in kernel.inputs),
+        read_bytes=sum(_bytes_read(t, kernel) for t in kernel.inputs),
         written_bytes=sum(t.size_bytes for t in kernel.outputs),
         variant=_variant(kernel) if kind == "blocks" else "",
         registers=-(-channels // width) if kind in ("conv", "pointwise") and number_format != "int8" else 0,
+        gathered_bytes=_gathered(kernel)
+        if number_format == "int8" and kind in ("conv", "depthwise", "pointwise")
+        else 0,
+        weight_bytes=sum(_bytes_read(t, kernel) for t in kernel.inputs if t.constant),
     )
+
+
+def _gathered(kernel: Kernel) -> int:
+    """Return the bytes of the addresses that a convolution with windows, or with steps, collects."""
+    window = _weight(kernel).shape[2:]
+    if math.prod(window) == 1 and math.prod(kernel.attributes.get("strides", (1,))) == 1:
+        return 0
+    out = kernel.outputs[0]
+    return _ADDRESS * out.elements // max(_weight(kernel).shape[0], 1) * math.prod(window)
+
+
+def _bytes_read(tensor: Tensor, kernel: Kernel) -> int:
+    """Return the bytes that a kernel reads of one input, which may be a table of which it needs a few rows."""
+    if kernel.operator in _UNREAD:
+        return 0
+    if kernel.operator in _PARTLY:
+        elements = min(tensor.elements, max(t.elements for t in kernel.outputs))
+        return -(-elements * tensor.bits // 8)
+    return tensor.size_bytes
 
 
 def _variant(kernel: Kernel) -> str:

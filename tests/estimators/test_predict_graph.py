@@ -211,3 +211,34 @@ def test_overlapping_bands_are_ties():
 def test_a_latency_is_finite_and_positive(tmp_path, latency):
     with pytest.raises(ValueError, match="finite and positive"):
         Measured(model=tmp_path, latency_ms=latency)
+
+
+def test_of_a_table_only_the_rows_that_are_looked_up_are_read(tmp_path):
+    node = helper.make_node
+    weights = [
+        numpy_helper.from_array(np.zeros((30_000, 64), np.float32), "table"),
+        numpy_helper.from_array(np.zeros((64, 32), np.float32), "w"),
+        *(numpy_helper.from_array(np.array([v]), n) for n, v in (("from", 0), ("to", 1), ("axis", 1))),
+    ]
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"], name="look"),
+        node("Slice", ["rows", "from", "to", "axis"], ["first"], name="slice"),
+        node("MatMul", ["first", "w"], ["y"], name="product"),
+    ]
+    given = [helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 8])]
+    made = [helper.make_tensor_value_info("y", FLOAT, [1, 1, 32])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", given, made, weights), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    save(model, tmp_path / "m.onnx")
+    work = graph_work(tmp_path / "m.onnx")
+    look, cut, product = work.kernels
+    assert look.read_bytes == 4 * 8 * 64 + 8 * 8  # rows, and where they are
+    assert cut.read_bytes < 4 * 64 + 100
+    assert product.weight_bytes == 4 * 64 * 32
+    assert work.weight_bytes - product.weight_bytes <= 4 * 8 * 64 + 100
+
+
+def test_an_integer_convolution_collects_where_the_pixels_of_its_windows_lie(tmp_path, chain):
+    assert graph_work(quantized(tmp_path / "q.onnx")).kernels[1].gathered_bytes == 16 * 64 * 9
+    assert graph_work(chain(tmp_path / "f.onnx", [3, 8])).kernels[0].gathered_bytes == 0

@@ -223,6 +223,75 @@ def test_a_kernel_that_takes_many_times_what_the_roofline_says_is_foretold_in_an
     assert np.abs(found.median() - log_ms(wanted)).max() < 0.03
 
 
+def layers(n: int, *, like: str = "product", macs: int = 9_000_000, weights: int = 7_000_000) -> GraphWork:
+    return GraphWork(
+        kernels=tuple(
+            KernelWork(
+                name=f"{like}{i}", operator="Gemm", operator_class="matmul", number_format="fp32", macs=macs,
+                padded_macs=macs, read_bytes=weights + 100_000, written_bytes=100_000, weight_bytes=weights,
+            )
+            for i in range(n)
+        )
+    )  # fmt: skip
+
+
+def test_networks_with_half_the_weights_take_less_than_half_the_time() -> None:
+    """More of the weights are still in a cache when the next inference comes to them. How much less is not sure."""
+    constants = constants_of(list_profiles()[0])
+    assert constants is not None
+    measured, wanted = [layers(6)], [layers(3), layers(12)]
+    found = DeviceModel(constants=constants).posterior(measured, np.log([12.0]), np.array([0.01]), wanted).each()
+    half, double = np.exp(found.median())
+    assert 5.0 < half < 5.95
+    assert 24.1 < double < 29.0
+    light = [layers(6, weights=2000), layers(3, weights=2000)]  # all of it stays next to the core
+    found = DeviceModel(constants=constants).posterior(light[:1], np.log([12.0]), np.array([0.01]), light[1:]).each()
+    assert math.exp(found.median()[0]) == pytest.approx(6.0, rel=0.01)
+
+
+def test_what_a_profile_says_of_one_kernel_is_believed_where_the_same_one_takes_most_of_the_time() -> None:
+    """The first convolution of a network, of three channels, takes as long as one of five times the work."""
+
+    def network(usual: int, odd: int) -> GraphWork:
+        adds = (
+            KernelWork(
+                name=f"add{i}", operator="Add", operator_class="move", number_format="fp32", macs=0, padded_macs=0,
+                read_bytes=2000, written_bytes=1000,
+            )
+            for i in range(usual)
+        )  # fmt: skip
+        return GraphWork(kernels=(
+            *layers(usual, macs=2_000_000, weights=2000).kernels,
+            *layers(odd, like="odd", macs=400_000, weights=900).kernels,
+            *adds,
+        ))  # fmt: skip
+
+    ms_of = {2_000_000: 0.1, 400_000: 0.1, 0: 0.003}
+
+    def log_ms(networks: Sequence[GraphWork]) -> NDArray[np.float64]:
+        return np.log([sum(ms_of[k.macs] for k in n.kernels) for n in networks])
+
+    measured, wanted = [network(20, 1), network(12, 1)], [network(2, 10)]
+    traces = [
+        (
+            Trace(
+                model=Path("m.onnx"),
+                kernels=tuple(
+                    TracedKernel(name=k.name, operator=k.operator, provider="x", ms=ms_of[k.macs]) for k in n.kernels
+                ),
+                adds_up=True,
+            ),
+            n,
+        )
+        for n in measured
+    ]
+    constants = constants_of(list_profiles()[0])
+    assert constants is not None
+    model = DeviceModel(constants=constants)
+    found = model.posterior(measured, log_ms(measured), np.full(2, 0.01), wanted, points_of(traces)).each()
+    assert abs(found.median() - log_ms(wanted))[0] < 0.1
+
+
 def test_weights_in_blocks_of_other_bits_run_other_code(tmp_path: Path) -> None:
     weight = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32), "w")
     ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [4, 256]) for n in "xy"]
