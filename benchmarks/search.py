@@ -31,6 +31,8 @@ from search_table.plot import plot
 from search_table.studies import Row
 from search_table.toys import toys
 
+from modeltailor.targets.machine import runtime
+
 PARTS = ("toys", "resnet20", "minilm", "joint", "first")
 
 
@@ -85,7 +87,7 @@ def main() -> int:
     kept = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     environment = {
         "python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count()),
-        **{p: version(p) for p in ("modeltailor", "optuna", "numpy", "scipy", "onnxruntime")},
+        **{p: version(p) for p in ("modeltailor", "optuna", "numpy", "scipy")}, "onnxruntime": runtime().partition(" ")[2],
     }  # fmt: skip
     for part in parts:
         started = time.monotonic()

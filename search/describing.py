@@ -13,6 +13,7 @@ from modeltailor.canonical import content_key
 from modeltailor.search.records import DeviceRecord, RunRecord
 from modeltailor.search.request import RunRequest
 from modeltailor.search.stages import PreparedFacts
+from modeltailor.targets.machine import runtime
 from modeltailor.workloads import Metric
 
 __all__ = ["describe_run", "job_key"]
@@ -78,9 +79,16 @@ def describe_run(
 
 
 def _environment() -> dict[str, str]:
-    names = ("modeltailor", "onnxruntime", "onnx", "torch", "optuna", "numpy")
-    found = {name: version(name) for name in names}
-    return {**found, "python": platform.python_version(), "system": platform.platform(), "cores": str(os.cpu_count())}
+    built, _, number = runtime().partition(" ")  # one of several packages gives the runtime: onnxruntime-gpu ...
+    found = {name: version(name) for name in ("onnx", "torch", "optuna", "numpy")}
+    return {
+        "modeltailor": version("modeltailor"),
+        built: number,
+        **found,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": str(os.cpu_count()),
+    }
 
 
 def job_key(job: Mapping[str, object]) -> str:
