@@ -12,9 +12,9 @@ from string import Template
 
 from modeltailor.errors import shown
 from modeltailor.reports.compare import RunComparison, SharedModel
-from modeltailor.reports.figure import Scale, marker, ticks
+from modeltailor.reports.figure import Scale, marker, tick_texts, ticks, worth_seeing
 from modeltailor.reports.summary import RunSummary
-from modeltailor.reports.wording import amount, bytes_text, change, fixed, metric_text, ms_text, ratio
+from modeltailor.reports.wording import bytes_text, change, fixed, metric_text, ms_text, ratio
 
 __all__ = ["render_comparison_html"]
 
@@ -67,6 +67,11 @@ def _recommended(comparison: RunComparison, a: RunSummary, b: RunSummary) -> str
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Recommended models">{table}</div>'
 
 
+def _reach(run: RunSummary) -> float:
+    base = run.model_of(run.baseline)
+    return worth_seeing(run.metric.unit, base.accuracy.search.value if base else 0.0, run.budget.get("max_drop"))
+
+
 def _fronts(comparison: RunComparison, a: RunSummary, b: RunSummary) -> str:
     """Speedup against the change of the metric, both fronts; A round, B triangles."""
     unit = a.metric.unit
@@ -75,7 +80,7 @@ def _fronts(comparison: RunComparison, a: RunSummary, b: RunSummary) -> str:
     points = [(r, m) for r in runs for m in r[1].models if m.on_front or m.key == r[1].best]
     if not points:
         return '<p class="note">Nothing was measured yet.</p>'
-    reach = max(0.05, 0.03 * max(a.budget.get("max_drop") or 0.0, b.budget.get("max_drop") or 0.0))
+    reach = max(_reach(a), _reach(b))
     near = [d for _, m in points if abs(d := m.accuracy.search.difference) <= reach] or [0.0]
     height, left, bottom = 380, 66, 336
     x = Scale([m.speedup.value for _, m in points], left, _WIDTH - 20)
@@ -83,12 +88,13 @@ def _fronts(comparison: RunComparison, a: RunSummary, b: RunSummary) -> str:
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Both fronts: speedup across, change of the metric up">'
     ]
-    for t in ticks(x.low, x.high, 7):
+    across, up = ticks(x.low, x.high, 7), ticks(y.low, y.high, 5)
+    for t, text in zip(across, tick_texts(across), strict=True):
         parts.append(f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="20" y2="{bottom}"/>'
-                     f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{amount(t)}×</text>')  # fmt: skip
-    for t in ticks(y.low, y.high, 5):
+                     f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{text}×</text>')  # fmt: skip
+    for t, text in zip(up, tick_texts(up), strict=True):
         parts.append(f'<line class="grid" x1="{left}" x2="{_WIDTH - 20}" y1="{y(t):.1f}" y2="{y(t):.1f}"/>'
-                     f'<text x="{left - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{amount(t)}</text>')  # fmt: skip
+                     f'<text x="{left - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{text}</text>')  # fmt: skip
     what = "points" if scale == 100.0 else shown(unit, 20)
     parts.append(
         f'<text class="title" x="{left}" y="12">{_text(a.metric.name, 30)} against fp32, {escape(what)}, search split</text>'
@@ -127,9 +133,10 @@ def _forest(shared: Sequence[SharedModel], name_b: str) -> str:
     parts = [
         f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="Ratio of speedups, 95 % intervals; a table follows">'
     ]
-    for t in ticks(x.low, x.high, 5):
+    across = ticks(x.low, x.high, 5)
+    for t, text in zip(across, tick_texts(across), strict=True):
         parts.append(f'<line class="grid" x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{top - 6}" y2="{bottom}"/>'
-                     f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{fixed(t, 2)}</text>')  # fmt: skip
+                     f'<text x="{x(t):.1f}" y="{bottom + 18}" text-anchor="middle">{text}</text>')  # fmt: skip
     parts.append(f'<path class="edge" d="M{x(1.0):.1f},{top - 8}V{bottom}"/>')
     other = _text(name_b, 24)
     parts.append(f'<text x="{left}" y="12">← slower in {other}</text>')

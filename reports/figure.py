@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 from modeltailor.errors import shown
 from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
-from modeltailor.reports.wording import amount, axis_text, bytes_text, fixed, ratio
+from modeltailor.reports.wording import axis_text, bytes_text, fixed, ratio
 
-__all__ = ["Scale", "marker", "render_svg", "ticks"]
+__all__ = ["Scale", "marker", "render_svg", "tick_texts", "ticks", "worth_seeing"]
 
 _WIDTH, _HEIGHT = 760, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 54, 52
@@ -27,6 +29,25 @@ def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return tuple((first + i) * step for i in range(int((high - first * step) / step + 1e-9) + 1))
+
+
+def tick_texts(values: Sequence[float]) -> tuple[str, ...]:
+    """What stands at the marks of an axis: as many decimals as tell neighbours apart, without idle zeros."""
+    step = min((b - a for a, b in pairwise(values)), default=abs(values[0]) if values else 1.0) or 1.0
+    digits = max(0, math.ceil(-math.log10(step) - 1e-9))
+    return tuple(axis_text(fixed(v, digits)) for v in values)
+
+
+def worth_seeing(unit: str, base: float, max_drop: float | None) -> float:
+    """How far from the original's value of the metric a model is worth seeing; others stick to the picture's edge.
+
+    Args:
+        unit: of the metric.
+        base: the original's value.
+        max_drop: largest allowed loss in points, if there is one: four times of it is worth seeing at least.
+    """
+    scale = 1.0 if unit in ("", "%") else abs(base) or 1.0
+    return max(0.05 * scale, 0.04 * (max_drop or 0.0))
 
 
 class Scale:
@@ -60,14 +81,13 @@ def marker(axis: str, x: float, y: float, size: float, style: str) -> str:
 
 def _frame(x: Scale, y: Scale, metric: str) -> list[str]:
     parts = []
-    for t in ticks(x.low, x.high, 7):
+    across, up = ticks(x.low, x.high, 7), ticks(y.low, y.high, 6)
+    for t, text in zip(across, tick_texts(across), strict=True):
         parts.append(f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#e6e6e6"/>')
-        parts.append(
-            f'<text x="{x(t):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{axis_text(amount(t))}</text>'
-        )
-    for t in ticks(y.low, y.high, 6):
+        parts.append(f'<text x="{x(t):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{text}</text>')
+    for t, text in zip(up, tick_texts(up), strict=True):
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="#e6e6e6"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{axis_text(fixed(t, 2))}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y(t) + 4:.1f}" text-anchor="end">{text}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{_HEIGHT - 12}" text-anchor="middle">latency, ms (95 % intervals)</text>')
     parts.append(f'<text x="{_LEFT - 48}" y="{_TOP - 14}">{escape(metric)}, search split</text>')
@@ -129,7 +149,7 @@ def render_svg(summary: RunSummary) -> str:
     base = base_model.accuracy.search.value if base_model else 0.0
     front = [m for m in summary.models if m.on_front]
     # the picture is about what is worth having: a collapsed model sticks to its edge
-    reach = max(0.05, 0.04 * (summary.budget.get("max_drop") or 0.0)) * (1.0 if in_percent else abs(base) or 1.0)
+    reach = worth_seeing(summary.metric.unit, base, summary.budget.get("max_drop"))
     focus = [v for m in summary.models if abs((v := m.accuracy.search.value) - base) <= reach]
     focus = focus if len(focus) > 1 else [m.accuracy.search.value for m in summary.models]
     x = Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)

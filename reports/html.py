@@ -22,7 +22,7 @@ from modeltailor.reports.choice import choosable
 from modeltailor.reports.devices import devices_html
 from modeltailor.reports.naming import format_text
 from modeltailor.reports.packing import Json, LayerTables, packed, short
-from modeltailor.reports.snippets import runtime_of, snippets_for
+from modeltailor.reports.snippets import left_out_sentence, runtime_of, snippets_for
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
 from modeltailor.reports.verdict import limit_sentence
 from modeltailor.reports.wording import stage_text
@@ -156,7 +156,7 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
     eligible = {m.key for m in choosable(summary.models)}
     models: list[Json] = [_model(m, summary, layers, m.key in eligible) for m in summary.models]
     search = summary.search
-    threads, provider = runtime_of(summary)
+    options = runtime_of(summary)
     chosen = summary.model_of(summary.verdict.key)
     snippet_file = summary.file if summary.best else (chosen.file if chosen else "")
     return {
@@ -202,8 +202,9 @@ def page_data(summary: RunSummary) -> dict[str, Json]:
         "job": yaml.safe_dump(summary.job, sort_keys=False, allow_unicode=False)[:_LONGEST_JOB],
         "snippets": [
             {"title": s.title, "needs": s.needs, "code": s.code}
-            for s in snippets_for(snippet_file, threads=threads, provider=provider)
+            for s in snippets_for(snippet_file, options)
         ],
+        "snippetsLeftOut": left_out_sentence(options),
         "snippetFile": snippet_file,
     }  # fmt: skip
 

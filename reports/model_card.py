@@ -11,12 +11,14 @@ from modeltailor.reports.wording import bytes_text, change_text, metric_text, ms
 __all__ = ["render_model_card"]
 
 
-def _figures(m: ModelSummary, summary: RunSummary) -> list[str]:
+def _figures(m: ModelSummary, summary: RunSummary, measured: ModelSummary | None) -> list[str]:
     unit, metric = summary.metric.unit, escaped(summary.metric.name, 40)
     rows = [
         ("file", f"`best.onnx`, {m.size_bytes} bytes ({bytes_text(m.size_bytes)}, "
                  f"{percent(m.size_ratio)} of the original)"),
         ("SHA-256", f"`{m.sha256}`"),
+        *([("packed file, as it was measured", f"{measured.size_bytes} bytes ({bytes_text(measured.size_bytes)}), "
+                                               f"SHA-256 `{measured.sha256}`")] if measured else []),
         ("latency", f"{ms_text(m.latency_ms.value)} [{ms_text(m.latency_ms.low)}, {ms_text(m.latency_ms.high)}] "
                     f"({m.latency_ms.evidence})"),
         ("speedup over fp32", f"{ratio(m.speedup.value)} [{ratio(m.speedup.low)}, {ratio(m.speedup.high)}]"),
@@ -38,20 +40,24 @@ def _metric(value: float, low: float, high: float, difference: float, unit: str)
     )
 
 
-def render_model_card(summary: RunSummary) -> str:
-    """Write the card of the recommended model; says so if no model keeps the budget."""
+def render_model_card(summary: RunSummary, *, measured: ModelSummary | None = None) -> str:
+    """Write the card of the recommended model; says so if no model keeps the budget.
+
+    Args:
+        summary: what was found.
+        measured: the model as it was measured, where the summary's recommended one is its unpacked form.
+    """
     best = summary.model_of(summary.best)
     head = [f"# {escaped(summary.title)}, tailored for {escaped(summary.target)}", ""]
     if best is None:
         return "\n".join([*head, escaped(summary.verdict.headline, 500), "", "There is no `best.onnx`.", ""])
-    threads, provider = runtime_of(summary)
-    python = snippets_for("best.onnx", threads=threads, provider=provider)[0]
+    python = snippets_for("best.onnx", runtime_of(summary))[0]
     splits = ", ".join(f"{escaped(k, 30)} {escaped(v.get('samples', '?'), 20)}" for k, v in summary.splits.items())
     lines = [
         *head,
         f"{escaped(best.recipe.text, 600)}",
         "",
-        *_figures(best, summary),
+        *_figures(best, summary, measured),
         "## What executes",
         "",
         escaped(best.audit, 400),

@@ -10,6 +10,7 @@ import io
 from typing import Any
 
 from modeltailor.errors import EnvironmentFault, shown
+from modeltailor.reports.figure import worth_seeing
 from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.summary import ModelAxis, ModelSummary, RunSummary
 from modeltailor.reports.wording import bytes_text, ratio
@@ -103,7 +104,7 @@ def render_png(summary: RunSummary, *, dpi: int = 160) -> bytes:
     unit = 100.0 if in_percent else 1.0
     base_model = summary.model_of(summary.baseline)
     base = base_model.accuracy.search.value if base_model else 0.0
-    reach = max(0.05, 0.04 * (summary.budget.get("max_drop") or 0.0)) * (1.0 if in_percent else abs(base) or 1.0)
+    reach = worth_seeing(summary.metric.unit, base, summary.budget.get("max_drop"))
     near = [m for m in summary.models if abs(m.accuracy.search.value - base) <= reach] or list(summary.models)
     for axis, colour in _COLOURS.items():
         points = [(t.latency_ms.value, unit * t.accuracy.value) for t in summary.trials

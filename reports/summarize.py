@@ -325,6 +325,7 @@ def _noise(history: RunHistory) -> Noise:
         screening=half_width([t for t in history.trials if t.is_measured]),
         final=half_width(history.finals),
         n_undecided=sum(1 for f in history.finals if f.verdict in ("NOISY", "UNDECIDED")),
+        n_finals=len(history.finals),
     )
 
 

@@ -251,11 +251,19 @@ class OptionImportance(_Value):
 
 
 class Noise(_Value):
-    """Median half-width of the speedup's interval, as a share of the value."""
+    """Median half-width of the speedup's interval, as a share of the value.
+
+    Attributes:
+        screening: while searching.
+        final: in the final measurement.
+        n_undecided: models whose final measurement stayed noisy or undecided.
+        n_finals: models that were measured again, those that another model beats included.
+    """
 
     screening: FiniteFloat | None
     final: FiniteFloat | None
     n_undecided: int
+    n_finals: int = 0
 
 
 class SearchSummary(_Value):

@@ -18,7 +18,7 @@ OUTCOME_COLUMNS = (
     "trial", "key", "name", "role", "axis", "outcome", "stage", "error", "on_front", "accuracy", "accuracy_low",
     "accuracy_high", "difference", "difference_low", "difference_high", "latency_ms", "latency_low_ms",
     "latency_high_ms", "speedup", "speedup_low", "speedup_high", "size_bytes", "peak_memory_bytes", "evidence",
-    "finished_at_s",
+    "finished_at_s", "scored_fully",
 )  # fmt: skip
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -41,7 +41,7 @@ def _row(t: TrialPoint) -> list[object]:
         t.number, t.key, _safe(t.name), t.role, t.axis, t.outcome, t.stage, _safe(t.error), int(t.on_front), *accuracy,
         *latency, *speedup, "" if t.size_bytes is None else t.size_bytes,
         "" if t.peak_memory_bytes is None else t.peak_memory_bytes, t.latency_ms.evidence if t.latency_ms else "",
-        t.finished_at_s,
+        t.finished_at_s, int(t.scored_fully) if t.accuracy else "",
     ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def outcomes_csv(summary: RunSummary) -> str:
 
 
 _TEXTS = frozenset(("key", "name", "role", "axis", "outcome", "stage", "error", "evidence"))
-_WHOLE = frozenset(("trial", "on_front", "size_bytes", "peak_memory_bytes"))
+_WHOLE = frozenset(("trial", "on_front", "size_bytes", "peak_memory_bytes", "scored_fully"))
 
 
 def outcomes_parquet(summary: RunSummary) -> bytes:

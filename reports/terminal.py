@@ -32,7 +32,7 @@ def _table(models: list[ModelSummary], summary: RunSummary, title: str, plain: b
     table.add_column("model", overflow="ellipsis", no_wrap=True, max_width=44)
     names = ("speedup", "latency", "file", summary.metric.name, "change", "test", "budget")
     for name in names:
-        table.add_column(shown(name, 20), justify="right", no_wrap=True)
+        table.add_column(Text(shown(name, 20)), justify="right", no_wrap=True)
     for m in models:
         best = m.key == summary.best
         test = m.accuracy.test

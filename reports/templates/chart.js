@@ -1,7 +1,7 @@
 /* The front: any two figures against each other. Reads the page's state, calls back on a choice. */
 const QUANTITIES = {
   accuracy: { title: () => `${DATA.metric.name}, search split`, of: (m) => m.search && m.search[0],
-    range: (m) => m.search && m.paired, text: (v) => MT.metricText(v, DATA.metric.unit), better: (minimize) => (minimize ? -1 : 1) },
+    range: (m) => m.search && m.paired, text: (v, digits) => MT.metricText(v, DATA.metric.unit, digits), better: (minimize) => (minimize ? -1 : 1) },
   latency: { title: () => "latency of one inference", of: (m) => m.latency && m.latency[0],
     range: (m) => m.latency && [m.latency[1], m.latency[2]], text: MT.msText, better: () => -1, ratio: true },
   speedup: { title: () => "speedup over fp32", of: (m) => m.speed && m.speed[0],
@@ -40,7 +40,7 @@ class Chart {
     let core = DATA.models.filter((m) => few || m.front || m === BASE).map(q.of).filter((v) => v != null);
     let near = DATA.models.map(q.of).filter((v) => v != null);
     if (name === "accuracy" && BASE && !this.state.wide) {
-      const reach = Math.max(0.05, 4 * (this.state.budget.max_drop || 0) / 100) * (["", "%"].includes(DATA.metric.unit) ? 1 : Math.abs(BASE.search[0]));
+      const reach = Math.max(0.05 * (["", "%"].includes(DATA.metric.unit) ? 1 : Math.abs(BASE.search[0]) || 1), 0.04 * (this.state.budget.max_drop || 0));
       const isClose = (v) => Math.abs(v - BASE.search[0]) <= reach || (v > BASE.search[0]) !== DATA.metric.minimize;
       const close = core.filter(isClose);
       if (close.length >= 2) { this.cut = this.cut || close.length < core.length; core = close; near = near.filter(isClose); }
@@ -108,13 +108,15 @@ class Chart {
   }
 
   frame(g, box, sx, sy, dx, dy, X, Y, H) {
-    for (const t of this.marksOf(dx, sx, this.narrow() ? 4 : 6, this.narrow() ? 62 : 54)) {
+    const across = this.marksOf(dx, sx, this.narrow() ? 4 : 6, this.narrow() ? 62 : 54), up = this.marksOf(dy, sy, 6, 26);
+    const textsAcross = MT.tickTexts(across, X.text), textsUp = MT.tickTexts(up, Y.text);
+    for (const [i, t] of across.entries()) {
       g.append(svg("line", { class: "grid", x1: sx(t), x2: sx(t), y1: box.top, y2: box.bottom }));
-      g.append(svg("text", { x: sx(t), y: box.bottom + 18, "text-anchor": "middle" }, axisText(X.text(t))));
+      g.append(svg("text", { x: sx(t), y: box.bottom + 18, "text-anchor": "middle" }, axisText(textsAcross[i])));
     }
-    for (const t of this.marksOf(dy, sy, 6, 26)) {
+    for (const [i, t] of up.entries()) {
       g.append(svg("line", { class: "grid", x1: box.left, x2: box.right, y1: sy(t), y2: sy(t) }));
-      g.append(svg("text", { x: box.left - 8, y: sy(t) + 4, "text-anchor": "end" }, axisText(Y.text(t))));
+      g.append(svg("text", { x: box.left - 8, y: sy(t) + 4, "text-anchor": "end" }, axisText(textsUp[i])));
     }
     const arrow = (q, d) => (q.better(DATA.metric.minimize) > 0 ? "higher is better" : "lower is better") + (d[2] ? ", logarithmic" : "");
     g.append(svg("text", { class: "title", x: 0, y: 13 }, `${Y.title()} `, svg("tspan", { "font-weight": 400, fill: "var(--soft)" }, `· ${arrow(Y, dy)}`)));
@@ -138,7 +140,8 @@ class Chart {
       if (taken.has(t.key)) continue;
       const vx = X.of(t), vy = Y.of(t);
       if (vx == null || vy == null || vy < dy[0] || vy > dy[1] || vx < dx[0] || vx > dx[1]) continue;
-      const mark = markOf(t.axis, sx(vx), sy(vy), 3, { class: "trial", fill: `var(--c-${t.axis})` });
+      const colour = `var(--c-${t.axis})`, look = t.full ? { fill: colour } : { fill: "none", stroke: colour, "stroke-width": 1.2 };
+      const mark = markOf(t.axis, sx(vx), sy(vy), 3, { class: "trial", ...look });
       g.append(mark);
       this.spots.push({ x: sx(vx), y: sy(vy), trial: t, mark });
     }

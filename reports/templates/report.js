@@ -33,6 +33,7 @@ function describe(m) {
   if (m.speed) lines.push(`${MT.ratio(m.speed[0])} over fp32 (${MT.ratio(m.speed[1])} to ${MT.ratio(m.speed[2])})`);
   if (m.latency) lines.push(`${MT.msText(m.latency[0])}, ${MT.bytesText(m.size)}${m.memory ? `, ${MT.bytesText(m.memory)} peak memory` : ""}`);
   if (m.search) lines.push(`${DATA.metric.name} ${MT.metricText(m.search[0], UNIT)} (${signedText(m.search)}), search split`);
+  if (m.search && m.full === false) lines.push("scored on a part of the split only, then given up: it could not matter any more");
   if (m.test) lines.push(`${DATA.metric.name} ${MT.metricText(m.test[0], UNIT)} (${signedText(m.test)}), test split`);
   if (m.front !== undefined) lines.push(m.role === "fp32" ? "the original" : m.role === "baseline" ? "a uniform setting" : m.front ? "on the front" : "certified, not on the front");
   return lines;
@@ -158,6 +159,7 @@ function nameCell(m) {
   if (m.role === "baseline") tags.push(el("span", { class: "tag" }, "uniform"));
   if (m.role === "fp32") tags.push(el("span", { class: "tag" }, "original"));
   if (model && model.front && m.number !== undefined) tags.push(el("span", { class: "tag" }, "front"));
+  if (m.search && m.full === false) tags.push(el("span", { class: "tag" }, "scored in part"));
   if (m.verdict && !["certified", "compared"].includes(m.verdict)) tags.push(el("span", { class: "tag" }, m.verdict.toLowerCase()));
   const mark = svg("svg", { class: "mark", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, markOf(m.axis, 0, 0, 5.2, paint(m.axis, Boolean(model && model.front))));
   const text = model ? el("button", { type: "button", class: "rowname", onclick: (e) => { e.stopPropagation(); choose(model, true); } }, isolated(m.name)) : isolated(m.name);
@@ -192,7 +194,7 @@ function accuracyText(a) {
 function chosenModel() {
   const m = state.model, host = byId("chosen-body");
   if (!m) { byId("chosen-kind").textContent = ""; put(host, el("p", {}, "Nothing has been measured yet.")); return; }
-  byId("chosen-kind").textContent = `Layer by layer · trial ${m.trial}${m.key === DATA.best ? " · recommended" : m.role === "fp32" ? " · the original" : m.role === "baseline" ? " · uniform setting" : " · on the front"}`;
+  byId("chosen-kind").textContent = `Layer by layer · trial ${m.trial}${m.key === DATA.best ? " · recommended" : m.role === "fp32" ? " · the original" : m.role === "baseline" ? " · uniform setting" : m.front ? " · on the front" : " · beside the front"}`;
   put(byId("chosen-h"), isolated(m.name));
   const ties = m.ties.map((i) => DATA.models[i].name);
   put(host, el("div", { class: "prose" }, el("p", {}, isolated(m.text)), el("p", {}, el("strong", {}, "What executes: "), m.audit), m.loading ? el("p", {}, el("strong", {}, "Loading: "), m.loading) : null,
@@ -224,11 +226,10 @@ const EVIDENCE = {
 function trust() {
   const s = DATA.search, n = DATA.noise, device = DATA.device;
   const facts = (map) => Object.entries(map).map(([k, v]) => [k.replace(/^options\./, "").replaceAll("_", " "), v]);
-  const finals = DATA.models.filter((m) => m.verdict);
   put(byId("trust-body"), 
     el("div", { class: "prose" },
       el("p", {}, EVIDENCE[DATA.evidence] || "Nothing has been measured yet.", " Every candidate ran in a fresh process, interleaved with the fp32 original."),
-      el("p", {}, n.screening == null ? "" : `While searching, the speedup’s 95 % interval was ±${MT.percent(n.screening, 1)} (median).`, n.final == null ? "" : ` In the final measurement it was ±${MT.percent(n.final, 1)}; ${finals.length} models were measured again${n.n_undecided ? `, ${n.n_undecided} of them stayed undecided` : ""}.`),
+      el("p", {}, n.screening == null ? "" : `While searching, the speedup’s 95 % interval was ±${MT.percent(n.screening, 1)} (median).`, n.final == null ? "" : ` In the final measurement it was ±${MT.percent(n.final, 1)}; ${n.n_finals} models were measured again${n.n_undecided ? `, ${n.n_undecided} of them stayed undecided` : ""}.`),
       el("p", {}, "Accuracy is that of the very ONNX file, run by ONNX Runtime. The search split drove decisions; the test split was scored once, for finalists only. A limit counts as kept only on the unfavourable end of the interval."),
       DATA.notes.length ? [el("h3", {}, "Notes of the run"), el("ul", { class: "notes" }, DATA.notes.map((t) => el("li", {}, isolated(t))))] : null),
     s.failures.length ? [el("h3", {}, `${s.failed} of ${s.trials} trials failed`), el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Failed trials by reason" }, el("table", {},
@@ -275,8 +276,8 @@ const swatch = (colour) => svg("svg", { viewBox: "0 0 15 15", "aria-hidden": "tr
 /* ---- take it away ----------------------------------------------------------------------------------------------- */
 function csvText() {
   const cell = (v) => { let t = v == null ? "" : String(v); if (typeof v === "string" && /^[=+\-@\t\r]/.test(t)) t = "'" + t; return /[",\n]/.test(t) ? `"${t.replaceAll('"', '""')}"` : t; };
-  const head = ["trial", "key", "name", "role", "axis", "outcome", "stage", "error", "on_front", "accuracy", "accuracy_low", "accuracy_high", "difference", "difference_low", "difference_high", "latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high", "size_bytes", "peak_memory_bytes", "evidence", "finished_at_s"]; // those of outcomes.csv
-  const none = [null, null, null], rows = TRIALS.map((t) => [t.number, t.key, t.name, t.role, t.axis, t.outcome, t.stage, t.error, Number(Boolean(BY_KEY.get(t.key) && BY_KEY.get(t.key).front)), ...(t.search ? t.search.slice(0, 6) : [...none, ...none]), ...(t.latency || none), ...(t.speed || none), t.size, t.memory, t.latency ? DATA.evidence : null, t.at]);
+  const head = ["trial", "key", "name", "role", "axis", "outcome", "stage", "error", "on_front", "accuracy", "accuracy_low", "accuracy_high", "difference", "difference_low", "difference_high", "latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high", "size_bytes", "peak_memory_bytes", "evidence", "finished_at_s", "scored_fully"]; // those of outcomes.csv
+  const none = [null, null, null], rows = TRIALS.map((t) => [t.number, t.key, t.name, t.role, t.axis, t.outcome, t.stage, t.error, Number(Boolean(BY_KEY.get(t.key) && BY_KEY.get(t.key).front)), ...(t.search ? t.search.slice(0, 6) : [...none, ...none]), ...(t.latency || none), ...(t.speed || none), t.size, t.memory, t.latency ? DATA.evidence : null, t.at, t.search ? Number(t.full) : null]);
   return [head, ...rows].map((r) => r.map(cell).join(",")).join("\n") + "\n";
 }
 function download(title, name, type, make) {
@@ -296,6 +297,7 @@ function take() {
     m && file ? pairs([["file", el("code", {}, isolated(file))], ["SHA-256", el("code", {}, m.sha256 || "–")], ["bytes", String(m.size)]]) : el("p", {}, "The file of this model was not kept."),
     tabs, el("div", { id: "snippet", role: "tabpanel", tabindex: 0, "aria-labelledby": `tab-${state.tab}` }, el("pre", { tabindex: 0 }, el("code", {}, code(chosen)))),
     el("p", { class: "under" }, el("span", {}, chosen.needs), el("span", {}, copied, copy)),
+    DATA.snippetsLeftOut ? el("p", { class: "note" }, DATA.snippetsLeftOut) : null,
     el("div", { class: "downloads" }, download("All trials as CSV", "outcomes.csv", "text/csv", csvText), download("This report’s data as JSON", "report-data.json", "application/json", () => PLAIN),
       download("The job file", "job.yaml", "text/yaml", () => DATA.job)),
     lazy("Show the job file", () => el("pre", { tabindex: 0 }, el("code", {}, DATA.job))),
@@ -310,6 +312,7 @@ function legend() {
   if (DATA.models.some((m) => !m.front)) items.push(el("li", {}, mark("formats", false), "hollow: not on the front"));
   items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("circle", { r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 2 })), "shown below"));
   if (state.model && state.model.ties.length) items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("circle", { r: 7, fill: "none", stroke: "var(--ink)", "stroke-width": 1.5, "stroke-dasharray": "2.5 2.5" })), "cannot be told apart from it"));
+  if (state.others && state.measured.some((t) => !t.full)) items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, markOf("formats", 0, 0, 3, { class: "trial", fill: "none", stroke: "var(--c-formats)", "stroke-width": 1.2 })), "small and hollow: scored in part"));
   if (state.failed.length) items.push(el("li", {}, svg("svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" }, svg("path", { d: "M-4,-4L4,4M4,-4L-4,4", stroke: "var(--bad)", "stroke-width": 1.8 })), "failed: no place in the chart"));
   put(byId("legend"), ...items);
 }

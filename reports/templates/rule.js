@@ -11,7 +11,10 @@ const MT = (() => {
     if (value === 0) return "0";
     return fixed(value, Math.max(0, Math.min(6, 2 - Math.floor(Math.log10(Math.abs(value))))));
   }
-  const msText = (v) => (Math.abs(v) < 10000 ? amount(v) + " ms" : amount(v / 1000) + " s");
+  const msText = (v, digits) => {
+    const [figure, unit, more] = Math.abs(v) < 10000 ? [v, " ms", 0] : [v / 1000, " s", 3];
+    return (digits == null ? amount(figure) : fixed(figure, digits + more)) + unit;
+  };
   function bytesText(v) {
     for (const [unit, size] of [["GB", 1e9], ["MB", 1e6], ["KB", 1e3]])
       if (Math.abs(v) >= size) return amount(v / size) + " " + unit;
@@ -30,7 +33,16 @@ const MT = (() => {
     return text.startsWith(MINUS) ? text : "+" + text;
   }
   const changeText = (v, unit) => `${change(v, unit)} ${unit === "" || unit === "%" ? "points" : unit}`;
-  const metricText = (v, unit) => (unit === "" || unit === "%" ? percent(v, 2) : amount(v) + " " + unit);
+  const metricText = (v, unit, digits) =>
+    unit === "" || unit === "%" ? percent(v, digits == null ? 2 : Math.max(0, digits - 2)) : `${digits == null ? amount(v) : fixed(v, digits)} ${unit}`;
+  /** What stands at the marks of an axis: the usual text, with as many decimals as tell neighbours apart where it does not. */
+  function tickTexts(values, text) {
+    const usual = values.map((v) => text(v));
+    if (new Set(usual).size === usual.length) return usual;
+    const step = Math.min(...values.slice(1).map((v, i) => v - values[i]));
+    const digits = Math.max(0, Math.ceil(-Math.log10(step) - 1e-9));
+    return values.map((v) => text(v, digits));
+  }
   function secondsText(v) {
     const whole = Math.floor(v + 0.5);
     if (whole < 60) return fixed(v, v >= 10 ? 0 : 1) + " s";
@@ -102,6 +114,6 @@ const MT = (() => {
     const model = least(models, (m) => { const w = worst(m); return [w === null ? 0 : Math.max(0, weight(w)), m.key]; });
     return model && { model, binding: worst(model) };
   }
-  return { margins, nearest, limitText, fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, violations, pick };
+  return { margins, nearest, limitText, fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, tickTexts, violations, pick };
 })();
 if (typeof module !== "undefined") module.exports = MT;

@@ -15,6 +15,7 @@ from modeltailor.reports.choice import choosable, figures_of_model
 from modeltailor.reports.synthetic import synthetic_history
 from modeltailor.reports.wording import amount, bytes_text, fixed, metric_text, ms_text, percent, points, ratio
 from modeltailor.search.front import nearest
+from modeltailor.search.records import RunHistory
 from modeltailor.targets import Budget
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,46 @@ def test_large_report_is_ready_in_time(drive: Drive, large: RunSummary, tmp_path
     assert min(found["ready"]) < 1500
     assert [fault for fault in found["axe"] if fault["impact"] in ("serious", "critical")] == []
     assert found["overflow"] == {"light": 0, "dark": 0, "phone": 0}
+
+
+def test_the_page_tells_partly_scored_trials_from_the_others_and_models_beside_the_front(
+    drive: Drive, tmp_path: Path
+) -> None:
+    history = synthetic_history(seed=7)  # one finalist beside the front may be chosen by some budget
+    finals = {f.key for f in history.finals}
+    searched = [t for t in history.trials if t.is_measured and t.role == "search" and t.key not in finals]
+    partly = {t.key for t in searched[:2]}
+    trials = tuple(t.model_copy(update={"scored_fully": t.key not in partly}) for t in history.trials)
+    # one finalist that another one beats in everything: measured again, but nobody would choose it
+    beaten = searched[2]
+    final = history.finals[-1]
+    assert beaten.speedup is not None
+    assert beaten.accuracy is not None
+    worse = beaten.speedup.model_copy(update={"value": 0.2, "low": 0.19, "high": 0.21})
+    lost = beaten.accuracy.model_copy(
+        update={"value": 0.1, "difference": -0.78, "difference_low": -0.79, "difference_high": -0.77}
+    )
+    again = final.model_copy(update={"key": beaten.key, "speedup": worse, "test_accuracy": lost})
+    trials = tuple(
+        t.model_copy(update={"speedup": worse, "accuracy": lost, "size_bytes": 10**9}) if t.key == beaten.key else t
+        for t in trials
+    )
+    found = summarize(RunHistory(run=history.run, trials=trials, finals=(*history.finals, again), stopped="done"))
+    assert found.model_of(beaten.key) is None
+    saw = drive(found, tmp_path)
+    assert saw["errors"] == []
+    assert set(saw["partly"]) == partly
+    assert set(saw["partlyTips"]) == partly
+    assert "scored in part" in saw["legend"]
+    assert 0 < saw["hollow"] <= len(partly)
+    for key, words in saw["kinds"]:
+        m = found.model_of(key)
+        assert m is not None
+        assert words.endswith("on the front") <= m.on_front, words
+    beside = [m.key for m in found.models if not m.on_front and m.role in ("search", "seed") and m.key != found.best]
+    assert beside
+    assert all(dict(saw["kinds"])[key].endswith("beside the front") for key in beside)
+    assert f"{len(history.finals) + 1} models were measured again" in saw["trust"]
 
 
 _NONE = {"max_drop": 0.0, "latency_ms": 0.01, "size_bytes": None, "memory_bytes": None, "min_accuracy": None}

@@ -18,8 +18,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from modeltailor.reports import RunSummary, render_html
 from modeltailor.reports.packing import unpacked
-from modeltailor.reports.snippets import snippets_for
+from modeltailor.reports.snippets import left_out_sentence, runtime_of, snippets_for
+from modeltailor.targets import RuntimeOptions
+from modeltailor.targets.providers import PROVIDERS
 
 
 @pytest.fixture
@@ -50,10 +53,91 @@ def test_javascript_is_valid(tmp_path: Path) -> None:
 
 
 def test_settings_of_the_measurement_reach_every_program() -> None:
-    for snippet in snippets_for("front/02-abc.onnx", threads=3):
+    for snippet in snippets_for("front/02-abc.onnx", RuntimeOptions(intra_op_threads=3)):
         assert "front/02-abc.onnx" in snippet.code
         assert "3" in snippet.code
         assert "$" not in snippet.code.replace("$ORT", "")
+
+
+def _codes(options: RuntimeOptions) -> dict[str, str]:
+    return {s.title: s.code for s in snippets_for("best.onnx", options)}
+
+
+def test_the_session_of_the_python_program_has_the_settings_of_the_measurement(model: Path) -> None:
+    options = RuntimeOptions(intra_op_threads=2, spinning=False)
+    keys = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning",
+            "mlas.enable_gemm_fastmath_arm64_bfloat16")  # fmt: skip
+    asked = "".join(f"print(session.get_session_options().get_session_config_entry({key!r}))\n" for key in keys)
+    code = _codes(options)["Python"] + asked
+    done = subprocess.run([sys.executable, "-c", code], cwd=model.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["0", "0", "0"]
+
+
+@pytest.mark.parametrize("spinning", [False, True])
+def test_every_program_says_whether_threads_spin_and_which_precisions_are_allowed(spinning: bool) -> None:
+    codes = _codes(RuntimeOptions(spinning=spinning, precision=("bf16",)))
+    assert set(codes) == {"Python", "C++", "Java, Android", "JavaScript", "onnxruntime_perf_test"}
+    for title, code in codes.items():
+        told = re.findall(r'(session\.int\w+_op\.allow_spinning|mlas\.\w+)["|,: ]+(\d)', code)
+        wanted = str(int(spinning))
+        assert dict(told) == {
+            "session.intra_op.allow_spinning": wanted,
+            "session.inter_op.allow_spinning": wanted,
+            "mlas.enable_gemm_fastmath_arm64_bfloat16": "1",
+        }, title
+
+
+def test_every_program_opens_the_provider_that_was_measured() -> None:
+    options = RuntimeOptions(provider="CUDAExecutionProvider")
+    programs = {s.title: s for s in snippets_for("best.onnx", options)}
+    assert 'providers=[("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]' in programs["Python"].code
+    assert programs["Python"].needs == "pip install onnxruntime-gpu numpy"
+    assert 'provider.Update({{"use_tf32", "0"}});' in programs["C++"].code
+    assert "AppendExecutionProvider_CUDA_V2(*provider)" in programs["C++"].code
+    assert 'provider.add("use_tf32", "0");' in programs["Java, Android"].code
+    assert "options.addCUDA(provider);" in programs["Java, Android"].code
+    assert "onnxruntime_gpu" in programs["Java, Android"].needs
+    words = shlex.split(programs["onnxruntime_perf_test"].code)
+    assert words[words.index("-e") + 1] == "cuda"
+    assert words[words.index("-i") + 1] == "use_tf32|0"
+    allowed = _codes(RuntimeOptions(provider="CUDAExecutionProvider", precision=("tf32",)))
+    assert all("use_tf32" in code for code in allowed.values())
+    assert 'provider.Update({{"use_tf32", "1"}});' in allowed["C++"]
+
+
+@pytest.mark.parametrize("provider", [p for p in PROVIDERS.values() if p != "CPUExecutionProvider"])
+def test_no_program_opens_another_provider_than_the_one_that_was_measured(provider: str) -> None:
+    options = RuntimeOptions(provider=provider)
+    plain = _codes(RuntimeOptions())
+    made = _codes(options)
+    for title, code in made.items():
+        assert code != plain[title], title
+    assert "-e cpu" not in made["onnxruntime_perf_test"]
+    assert 'executionProviders: ["cpu"]' not in made.get("JavaScript", "")
+    for title in plain:
+        assert (title in made) != (title in left_out_sentence(options)), title
+    assert left_out_sentence(RuntimeOptions()) == ""
+
+
+def test_a_program_that_would_fall_back_to_the_cpu_ends_instead(model: Path) -> None:
+    code = _codes(RuntimeOptions(provider="CUDAExecutionProvider"))["Python"]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return
+    done = subprocess.run([sys.executable, "-c", code], cwd=model.parent, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "scores" not in done.stdout
+
+
+def test_the_page_names_the_programs_that_it_has_not(summary: RunSummary) -> None:
+    device = {**summary.device, "options": {"provider": "CUDAExecutionProvider", "intra_op_threads": 2}}
+    found = summary.model_copy(update={"device": device})
+    options = runtime_of(found)
+    assert (options.provider, options.intra_op_threads) == ("CUDAExecutionProvider", 2)
+    for page, said in ((found, left_out_sentence(options)), (summary, "")):
+        data = unpacked(re.findall(r'id="data">([^<]*)<', render_html(page))[0])
+        assert isinstance(data, dict)
+        assert data["snippetsLeftOut"] == said
+    assert "JavaScript" in left_out_sentence(options)
 
 
 _HEADERS_PACKAGE = "com.github.asus4.onnxruntime@0.4.9"
@@ -135,8 +219,26 @@ def test_java_of_the_demo_compiles_as_printed(demo: tuple[Path, dict[str, str]],
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS.values())
+def test_programs_of_every_provider_compile(provider: str, android: Path, tmp_path: Path) -> None:
+    codes = _codes(RuntimeOptions(provider=provider))
+    if "C++" in codes:
+        (tmp_path / "run.cpp").write_text(codes["C++"])
+        flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", f"-isystem{android / 'headers'}"]
+        subprocess.run(["g++", *flags, "run.cpp"], cwd=tmp_path, check=True)
+    if "Java, Android" in codes:
+        (tmp_path / "Run.java").write_text(codes["Java, Android"])
+        classes = str(android / "classes.jar")
+        subprocess.run(["javac", "-Xlint:all", "-Werror", "-cp", classes, "Run.java"], cwd=tmp_path, check=True)
+
+
 def test_shell_line_is_valid() -> None:
-    code = next(s.code for s in snippets_for("best.onnx", threads=2) if s.title == "onnxruntime_perf_test")
+    code = next(
+        s.code
+        for s in snippets_for("best.onnx", RuntimeOptions(intra_op_threads=2))
+        if s.title == "onnxruntime_perf_test"
+    )
     words = shlex.split(code)
     assert words[0] == "onnxruntime_perf_test"
     assert words[words.index("-x") + 1] == "2"

@@ -302,6 +302,7 @@ def test_wide_and_unsettled_measurements_are_called_so(history: RunHistory, summ
     assert "That is wide" in noisy.verdict.text
     assert "stayed NOISY" in noisy.verdict.text
     assert noisy.noise.n_undecided == len(finals)
+    assert noisy.noise.n_finals == len(finals)
     best = noisy.model_of(noisy.best)
     assert best is not None
     assert len(best.ties) >= len(summary.model_of(summary.best).ties)  # type: ignore[union-attr]

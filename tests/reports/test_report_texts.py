@@ -94,6 +94,17 @@ def test_csv_gives_every_trial_at_full_precision(summary: RunSummary) -> None:
             assert row["latency_ms"] == row["accuracy"] == ""
 
 
+def test_a_score_that_was_given_up_early_is_marked(history: RunHistory) -> None:
+    numbers = {t.number for t in history.trials if t.is_measured and t.role == "search"}
+    partly = {min(numbers), max(numbers)}
+    trials = tuple(t.model_copy(update={"scored_fully": t.number not in partly}) for t in history.trials)
+    found = summarize(RunHistory(run=history.run, trials=trials, finals=history.finals))
+    rows = {int(r["trial"]): r["scored_fully"] for r in csv.DictReader(io.StringIO(outcomes_csv(found)))}
+    assert {n for n, text in rows.items() if text == "0"} == partly
+    assert all(rows[t.number] == "" for t in found.trials if t.accuracy is None)
+    assert all(rows[t.number] == "1" for t in found.trials if t.accuracy is not None and t.number not in partly)
+
+
 def test_csv_holds_no_formula_and_no_broken_row() -> None:
     history = synthetic_history(8, finished=False)
     trials = tuple(t.model_copy(update={"label": '=HYPERLINK("http://x"),\n"'}) for t in history.trials)

@@ -79,7 +79,14 @@ await page.fill("#find", "");
 seen.contents = await page.locator(".contents").innerText();
 await page.selectOption("#rows", "failed");
 seen.failed = await page.locator("#table tbody tr").count();
+await page.selectOption("#rows", "trials");
+seen.partly = await page.$$eval("#table tbody tr", (rows) => rows.filter((r) => r.textContent.includes("scored in part")).map((r) => r.dataset.key));
+seen.partlyTips = await page.evaluate(() => TRIALS.filter((t) => describe(t).some((line) => line.includes("a part of the split"))).map((t) => t.key));
+seen.legend = await page.locator("#legend").innerText();
+seen.hollow = await page.locator('#chart .trial[fill="none"]').count();
 await page.selectOption("#rows", "models");
+seen.kinds = await page.evaluate(() => { const before = state.model; const out = DATA.models.map((m) => { choose(m); return [m.key, byId("chosen-kind").textContent]; }); choose(before); return out; });
+seen.trust = await page.locator("#trust-body").innerText();
 
 // details, tabs, downloads
 await page.click("#chosen summary");
