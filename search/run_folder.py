@@ -30,8 +30,13 @@ STUDY_NAME = "modeltailor"
 
 
 @contextlib.contextmanager
-def disk_faults(where: object) -> Iterator[None]:
+def disk_faults(where: object, *, run: Path | None = None) -> Iterator[None]:
     """Turn a full or broken disk into one line with a next step.
+
+    Args:
+        where: what is written, for the line.
+        run: the run folder that it belongs to; ``where`` itself if that is one. A run that is being written is resumed,
+            anything else is written by the same command again.
 
     Raises:
         EnvironmentFault: an ``OSError`` or a storage error came up inside.
@@ -42,19 +47,29 @@ def disk_faults(where: object) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
+        if run is None and isinstance(where, Path):
+            with contextlib.suppress(OSError):  # the disk that cannot be written may not be readable either
+                run = where if RunFolder(where).exists() else None
+        again = _go_on(run) if run is not None else "run the same command again"
         raise EnvironmentFault(
             "DISK-01",
             where,
             f"cannot write ({reason})",
-            "free some space or fix the folder, then start again with --resume",
+            f"free some space or mend the permissions, then {again}",
         ) from error
     except Exception as error:
         if _is_storage_error(error):
             raise EnvironmentFault(
                 "DISK-02", where, f"the study cannot be stored ({type(error).__name__}: {error})",
-                "free some space, then start again with --resume",
+                f"free some space, then {_go_on(run)}",
             ) from error  # fmt: skip
         raise
+
+
+def _go_on(run: Path | None) -> str:
+    """How a run goes on that was stopped; the second way needs nothing but the study in its folder."""
+    name = run if run is not None else "RUN"
+    return f"go on with `modeltailor resume {name}`, or with the job: `modeltailor search JOB --resume --out {name}`"
 
 
 def _is_storage_error(error: Exception) -> bool:
@@ -107,7 +122,7 @@ class RunFolder:
             raise StudyConflict("RUN-01", self.path, "is a file, not a run folder", "choose another --out")
         if self.path.is_dir() and any(self.path.iterdir()) and not self.exists() and not (self.path / ".lock").exists():
             raise StudyConflict("RUN-01", self.path, "is not empty and is not a run folder", "choose another --out")
-        with disk_faults(self.path):
+        with disk_faults(self.path, run=self.path):
             for folder in (self.path, self.artifacts, self.path / "front", self.work):
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -117,7 +132,7 @@ class RunFolder:
         Raises:
             StudyConflict: another process works in it.
         """
-        with disk_faults(self.path):
+        with disk_faults(self.path, run=self.path):
             handle = (self.path / ".lock").open("a+")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -151,7 +166,7 @@ class RunFolder:
         database = self.path / "study.db"
         if not create and (not database.exists() or database.stat().st_size == 0):
             raise StudyConflict("RUN-03", self.path, "holds no run", "name a folder that `modeltailor search` made")
-        with disk_faults(database):
+        with disk_faults(database, run=self.path):
             try:
                 storage = optuna.storages.RDBStorage(
                     f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
@@ -175,7 +190,7 @@ class RunFolder:
     def event(self, kind: str, **fields: object) -> None:
         """Append one line to ``events.jsonl``."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, default=str)
-        with disk_faults(self.path / "events.jsonl"), (self.path / "events.jsonl").open("a") as file:
+        with disk_faults(self.path / "events.jsonl", run=self.path), (self.path / "events.jsonl").open("a") as file:
             file.write(line + "\n")
 
     def keep_artifact(self, data: bytes) -> str:
@@ -187,7 +202,7 @@ class RunFolder:
         digest = sha256_bytes(data)
         place = self.artifact(digest)
         if not place.exists():
-            with disk_faults(place):
+            with disk_faults(place, run=self.path):
                 write_bytes(place, data)
         return digest
 
@@ -203,7 +218,7 @@ class RunFolder:
         """
         tail = f"-{device}" if device else ""
         place = self.path / f"front{tail}"
-        with disk_faults(place):
+        with disk_faults(place, run=self.path):
             place.mkdir(exist_ok=True)
             wanted = {f"{i:02d}-{t.key[:8]}.onnx": t for i, t in enumerate(front)}
             for name, trial in wanted.items():
@@ -216,7 +231,7 @@ class RunFolder:
     def publish_best(self, best: TrialRecord | None, name: str) -> None:
         """Put a model under a public name, or take the file away if there is none."""
         target = self.path / name
-        with disk_faults(target):
+        with disk_faults(target, run=self.path):
             if best is not None:
                 _place(self.artifact(best.sha256), target)
             elif target.exists():
@@ -224,7 +239,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run folder as a whole."""
-        with disk_faults(self.path / name):
+        with disk_faults(self.path / name, run=self.path):
             write_text(self.path / name, text)
 
     def drop_work(self) -> None:
@@ -243,7 +258,7 @@ class RunFolder:
         attributes = found.user_attrs
         if "run" not in attributes:
             raise StudyConflict(
-                "RUN-03", self.path, "the run stopped before anything was known", "start it again with --resume"
+                "RUN-03", self.path, "the run stopped before anything was known", f"{_go_on(self.path)}"
             )
         trials = [
             TrialRecord.model_validate_json(t.user_attrs["record"])

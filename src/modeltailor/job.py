@@ -21,13 +21,26 @@ from modeltailor.quantity import parse_duration_s, parse_latency_ms, parse_size_
 from modeltailor.search.plan import AXES, Axis, SamplerName, SearchPlan
 from modeltailor.targets import Budget
 from modeltailor.targets.strict_yaml import read_mapping
-from modeltailor.workloads import DataSpec, MetricSpec, ModelSpec, WorkloadSpec
+from modeltailor.workloads import BUILT_IN, DataSpec, MetricSpec, ModelSpec, WorkloadSpec
 
-__all__ = ["Job", "assign", "check_job", "load_job", "parse_job"]
+__all__ = ["Job", "assign", "check_job", "load_job", "parse_job", "unit_of"]
 
 _LARGEST_BYTES = 1_000_000
 _DEFAULT_MAX_DROP = 1.0
+_MAY_BE_EMPTY = ("metric", "budget", "search")
+"""Sections that may stand there without a value: YAML reads one that holds comments alone as null."""
 _SHORT_FORMS = {"data": "function", "metric": "name", "model": "source"}
+
+
+def unit_of(metric: str, given: str = "") -> str:
+    """Return the unit that a metric is counted in, where that is its own; empty for shares, whose points are percent.
+
+    Args:
+        metric: its name.
+        given: the unit that the job gives it.
+    """
+    unit = given or (BUILT_IN[metric].unit if metric in BUILT_IN else "")
+    return "" if unit == "%" else unit
 
 
 class _Part(BaseModel):
@@ -74,8 +87,13 @@ _Number = Annotated[float, BeforeValidator(_number)]
 class BudgetPart(_Part):
     """``budget:`` hard limits; any subset. Without any, max_drop 1.0 holds."""
 
-    max_drop: _Number | None = Field(None, description="largest loss in points of the metric in percent")
-    min_accuracy: _Number | None = Field(None, description="smallest allowed value of the metric")
+    max_drop: _Number | None = Field(
+        None,
+        description="largest loss in points: hundredths of the metric's unit; of a share such as accuracy, percent points",
+    )
+    min_accuracy: _Number | None = Field(
+        None, description="worst allowed value of the metric: the smallest, or the largest where smaller is better"
+    )
     latency: Annotated[float, BeforeValidator(parse_latency_ms)] | None = Field(
         None, description="longest allowed time of one inference, e.g. 2 ms"
     )
@@ -237,16 +255,25 @@ class Job(_Part):
         )  # fmt: skip
 
 
+def _long_form(key: str, value: object) -> object:
+    """A section that was written as one text, as the mapping that it is short for."""
+    if key not in _SHORT_FORMS or not isinstance(value, str):
+        return value
+    return {"train" if key == "data" and value.endswith(".npz") else _SHORT_FORMS[key]: value}
+
+
 def _set(data: dict[str, Any], assignment: str) -> None:
     path, equals, text = assignment.partition("=")
     if not equals or not path:
         raise ConfigError("CFG-04", "--set", f"must be key=value; got '{assignment}'", "e.g. --set search.trials=20")
     *parents, last = path.split(".")
-    if parents and parents[0] in _SHORT_FORMS and isinstance(data.get(parents[0]), str):
-        data[parents[0]] = {_SHORT_FORMS[parents[0]]: data[parents[0]]}
+    if parents and parents[0] in data:
+        data[parents[0]] = _long_form(parents[0], data[parents[0]])
     at: Any = data
     for part in parents:
-        at = at.setdefault(part, {})
+        if at.get(part) is None:  # not there, or a section that holds comments alone
+            at[part] = {}
+        at = at[part]
         if not isinstance(at, dict):
             raise ConfigError("CFG-04", "--set", f"'{part}' of '{path}' holds no keys", "check the path")
     try:
@@ -279,15 +306,13 @@ def assign(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any
 def parse_job(data: Mapping[str, Any], where: str = "job") -> Job:
     """Validate a job given as nested mappings.
 
-    Short forms: ``data: data.py:load`` and ``metric: accuracy`` (or ``metric: metric.py:function``).
+    Short forms: ``model: net.onnx``, ``data: data.py:load`` or ``data: train.npz``, and ``metric: accuracy`` or
+    ``metric: metric.py:function``.
 
     Raises:
         ConfigError: a key is unknown, missing or wrong; says which, what came, and what was probably meant.
     """
-    raw = {
-        key: {_SHORT_FORMS[key]: value} if key in _SHORT_FORMS and isinstance(value, str) else value
-        for key, value in data.items()
-    }
+    raw = {key: _long_form(key, value) for key, value in data.items() if not (value is None and key in _MAY_BE_EMPTY)}
     try:
         job = Job.model_validate(raw)
     except ValidationError as error:

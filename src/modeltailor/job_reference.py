@@ -33,12 +33,20 @@ model: {source: model.py:build, weights: weights.safetensors}
 data: data.py:load
 ```
 
-`model: net.onnx`, `data: data.py:load` and `metric: f1` are short for their first key (`source`, `function`, `name`).
+Short forms: `model: net.onnx` is its `source`, `data: data.py:load` its `function`, `data: images.npz` its `train`,
+`metric: f1` its `name`. A section that holds comments alone counts as left out.
+
+**Points.** `max_drop` counts in points: hundredths of the metric's unit. For a share such as accuracy (0 to 1) that is a percent
+point: `max_drop: 1.0` allows 0.88 to become 0.87. For a metric with a unit of its own (`rmse`, `mae`, `cross-entropy`) it is 0.01
+of that unit, whatever the size of the values: an error of 20 that may grow to 20.3 is `max_drop: 30`. `min_accuracy` is the worst
+value that is allowed, in the metric's own unit: for those metrics, which are minimised, the largest.
 """
 
 _TAIL = """
-A run that is resumed must have the same job, but for `search.trials`, `search.time` and `search.trial_timeout`: with more of
-them it goes on, whatever it had stopped for.
+A run that is resumed must have the same job, but for `search.trials`, `search.time` and `search.trial_timeout`. A search
+that had come to its end goes on if it gets more trials or more time, whatever it had stopped for; but both limits hold:
+where all trials are done, more time alone adds nothing, and where the time is used up, neither do more trials.
+`modeltailor resume` says which one binds.
 """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from modeltailor.errors import shown
+from modeltailor.job import unit_of
 
 __all__ = ["render_job"]
 
@@ -26,7 +27,6 @@ metric: {metric}            # accuracy, top5, f1, miou, rmse, mae, cross-entropy
 
 target: {target}            # see: modeltailor targets list
 
-budget:                     # hard limits, any subset
 {budget}
 search:
   trials: 60                # candidates in all, the uniform baselines included
@@ -42,12 +42,19 @@ _COMMENTED = re.compile(r"^(\s*[^#\s].*?|\s+# \w+: \S.*?)\s+# (.*)$")
 _COLUMN = 30
 _STUDENT = "# student(width, depth) -> module: your own narrower or shallower networks"
 _LIMITS = (
-    ("max_drop", "points of the metric that may be lost", "1.0"),
-    ("min_accuracy", "smallest allowed value of the metric", "0.9"),
+    ("max_drop", "points of the metric that may be lost (percent points of a share)", "1.0"),
+    ("min_accuracy", "worst allowed value of the metric", "0.9"),
     ("latency", "one inference", "2 ms"),
     ("size", "the ONNX file", "200 KB"),
     ("memory", "peak memory of loading and running", "64 MB"),
 )
+
+
+_LIMITS_IN_UNITS = {
+    "max_drop": "hundredths of the metric's unit that may be lost: 30 for 0.3 of it",
+    "min_accuracy": "worst allowed value of the metric: the largest where smaller is better",
+}
+"""Meanings for metrics that are no share: what is a point of them, nobody but the user knows."""
 
 
 def _bytes(value: float) -> str:
@@ -88,8 +95,10 @@ def render_job(
         name: of the file, for the comment.
     """
     lines = []
-    named = dict(limits) or {"max_drop": 1.0}
-    for key, meaning, example in _LIMITS:
+    in_units = bool(unit_of(metric))
+    named = dict(limits) or ({} if in_units else {"max_drop": 1.0})
+    for key, usual, example in _LIMITS:
+        meaning = _LIMITS_IN_UNITS.get(key, usual) if in_units else usual
         if key in named:
             value = named[key]
             text = f"{value} ms" if key == "latency" else _bytes(value) if key in ("size", "memory") else f"{value:g}"
@@ -108,12 +117,19 @@ def render_job(
         data=part,
         metric=_scalar(metric),
         target=_scalar(target),
-        budget="".join(lines),
+        budget=_budget(lines, is_empty=not named, in_units=in_units),
     )
     return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
+
+
+def _budget(lines: Sequence[str], *, is_empty: bool, in_units: bool) -> str:
+    head = "budget:                     # hard limits, any subset\n"
+    if is_empty and in_units:
+        head = "budget:                     # hard limits, any subset; without any, 0.01 of the metric's unit may be lost\n"
+    return head + "".join(lines)
 
 
 def _aligned(line: str) -> str:
     """Put the comment behind a line's content at a column of its own."""
     found = _COMMENTED.match(line)
-    return f"{found[1]:<{_COLUMN}}# {found[2]}" if found else line
+    return f"{found[1] + ' ':<{_COLUMN}}# {found[2]}" if found else line

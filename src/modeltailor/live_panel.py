@@ -180,10 +180,10 @@ def _front_table(summary: RunSummary, width: int) -> Table:
     name_width = min(36, max(10, width - 4 - 11 * len(columns)))
     table.add_column("front" + (f" (+{hidden})" if hidden else ""), no_wrap=True, overflow="ellipsis", width=name_width)
     for name, _, _ in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(name), justify="right", no_wrap=True)
     for m in rows:
         is_best = m.key == summary.best
-        cells = [show(m) for _, _, show in columns]
+        cells = [Text(c) if isinstance(c, str) else c for c in (show(m) for _, _, show in columns)]
         table.add_row(">" if is_best else "", Text(shown(m.name, 60)), *cells, style="bold" if is_best else "")
     return table
 

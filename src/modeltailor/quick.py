@@ -215,7 +215,10 @@ def _prospects(rows: Sequence[QuickRow], built: BuiltUniforms, audits: Mapping[s
     if audits[fastest].conversion_share > 0.1:
         said.append(f"{audits[fastest].conversion_share:.0%} of it goes into converting between number formats.")
     if built.kind == "onnx":
-        said.append("Channels, blocks and students need the PyTorch source; formats alone are searched on ONNX.")
+        said.append(
+            "On an ONNX file a search also tries mild cuts of channels and ranks, untrained; removed blocks and students "
+            "need the PyTorch source."
+        )
     else:
         said.append(
             "Removing channels or blocks, and students, come on top; with data, a search trains and measures them."

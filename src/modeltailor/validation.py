@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from modeltailor.errors import CandidateError, ConfigError, DataError, ModelError, ModelTailorError
-from modeltailor.job import Job, check_job
+from modeltailor.job import Job, check_job, unit_of
 from modeltailor.places import profile_of
 from modeltailor.targets import Child
 
@@ -79,7 +79,7 @@ def _targets(job: Job, root: Path) -> tuple[Check, ...]:
             checks.append(Check(part="target", problems=(error,)))
             continue
         names.add(profile.name)
-        held = _limits(limits) if len(job.devices()) > 1 else ""
+        held = _limits(limits, _unit(job)) if len(job.devices()) > 1 else ""
         says = f"{_place(profile)}; {held}" if held else _place(profile)
         checks.append(Check(part="target", says=says, notes=_provider_notes(profile)))
     return tuple(checks)
@@ -106,19 +106,30 @@ def _provider_notes(profile: Profile) -> tuple[str, ...]:
 
 def _budget(job: Job) -> Check:
     empty = all(v is None for v in job.budget.model_dump().values())
-    notes = ("no limit is given, so max_drop 1.0 holds",) if empty else ()
-    return Check(part="budget", says=_limits(job.limits()), notes=notes)
+    unit = _unit(job)
+    holds = f", which is 0.01 {unit} of {job.metric.name}" if unit else ""
+    notes = (f"no limit is given, so max_drop 1.0 holds{holds}",) if empty else ()
+    return Check(part="budget", says=_limits(job.limits(), unit), notes=notes)
 
 
-def _limits(limits: Budget) -> str:
-    named = [
-        ("latency", limits.latency_ms, "ms"),
-        ("size", limits.size_bytes, "bytes"),
-        ("memory", limits.memory_bytes, "bytes"),
-        ("min_accuracy", limits.min_accuracy, ""),
-        ("max_drop", limits.max_drop, "points"),
+def _unit(job: Job) -> str:
+    return unit_of(job.metric.name, job.metric.unit)
+
+
+def _limits(limits: Budget, unit: str) -> str:
+    from modeltailor.reports.wording import bytes_text
+
+    def loss(points: float) -> str:
+        return f"{points:g} ({points / 100:g} {unit})" if unit else f"{points:g} points"
+
+    named: list[tuple[str, float | None, Callable[[float], str]]] = [
+        ("latency", limits.latency_ms, lambda v: f"{v:g} ms"),
+        ("size", limits.size_bytes, bytes_text),
+        ("memory", limits.memory_bytes, bytes_text),
+        ("min_accuracy", limits.min_accuracy, lambda v: f"{v:g}"),
+        ("max_drop", limits.max_drop, loss),
     ]
-    return ", ".join(f"{name} {value:g} {unit}".rstrip() for name, value, unit in named if value is not None)
+    return ", ".join(f"{name} {text(value)}" for name, value, text in named if value is not None)
 
 
 def _search(job: Job) -> Check:

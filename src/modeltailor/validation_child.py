@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["DataSeen", "ModelSeen", "ScoreSeen", "data", "metric", "model", "score"]
 
 _SAMPLES = 64
+_SHARED = re.compile(r"^\w+ and \w+ share \d+ of \d+ samples$")
+"""How loading the splits notes samples that stand in two of them."""
+
 _splits: dict[WorkloadSpec, Splits] = {}
 _modules: dict[WorkloadSpec, torch.nn.Module] = {}
 
@@ -45,13 +49,13 @@ class ModelSeen:
         """For people."""
         named = {"torch": "PyTorch", "hf": "Hugging Face folder", "onnx": "ONNX"}[self.kind]
         takes = ", ".join(f"{name} {shape}".rstrip() for name, shape in self.inputs)
-        only = "; formats only, channels and students need PyTorch" if self.kind == "onnx" else ""
-        return f"{named}, {self.parameters:,} parameters, takes {takes}{only}"
+        only = "; formats and mild cuts of channels and ranks, untrained; blocks and students need PyTorch"
+        return f"{named}, {self.parameters:,} parameters, takes {takes}{only if self.kind == 'onnx' else ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSeen:
-    """Splits that are whole and disjoint.
+    """Splits that are whole.
 
     Attributes:
         sizes: samples by split.
@@ -59,6 +63,7 @@ class DataSeen:
         notes: what was cut, or overlaps by accident.
         labels: kind of the labels as NumPy names it (``i``, ``f`` ...); empty without labels.
         label_ndim: dimensions of all labels of a split together.
+        apart: whether no sample of ``search`` or ``test`` stands in another split, not even by accident.
     """
 
     sizes: tuple[tuple[str, int], ...]
@@ -66,11 +71,13 @@ class DataSeen:
     notes: tuple[str, ...]
     labels: str = ""
     label_ndim: int = 0
+    apart: bool = False
 
     def line(self) -> str:
         """For people."""
         sizes = ", ".join(f"{name} {n:,}" for name, n in self.sizes)
-        return f"{sizes}; a sample is {', '.join(f'{k} {s}' for k, s in self.shapes)}; no two splits overlap"
+        apart = "; no sample of search or test stands in another split" if self.apart else ""
+        return f"{sizes}; a sample is {', '.join(f'{k} {s}' for k, s in self.shapes)}{apart}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,14 +139,21 @@ def _onnx(spec: WorkloadSpec) -> ModelSeen:
 
 
 def data(spec: WorkloadSpec) -> DataSeen:
-    """Load the splits, complete them, and prove that they do not overlap."""
+    """Load the splits, complete them, and look whether they overlap."""
     splits = _load(spec)
     rows = _rows_per_sample(spec)
     shapes = tuple((k, f"{list(v.shape[1:])} {v.dtype}") for k, v in splits.search.inputs.items())
     sizes = tuple((s.name, len(s) // rows) for s in splits.present())
     y = splits.search.targets
     kind = "" if y is None else "i" if y.dtype.kind in "iub" else y.dtype.kind
-    return DataSeen(sizes=sizes, shapes=shapes, notes=splits.notes, labels=kind, label_ndim=0 if y is None else y.ndim)
+    return DataSeen(
+        sizes=sizes,
+        shapes=shapes,
+        notes=splits.notes,
+        labels=kind,
+        label_ndim=0 if y is None else y.ndim,
+        apart=not any(_SHARED.search(note) for note in splits.notes),
+    )
 
 
 def _load(spec: WorkloadSpec) -> Splits:

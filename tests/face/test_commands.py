@@ -166,6 +166,30 @@ def test_export_unpacked_holds_no_packed_weight_and_gives_the_same_outputs(
     assert "unpacked form" in (tmp_path / "plain" / "MODEL_CARD.md").read_text()
 
 
+def test_the_card_of_an_unpacked_model_tells_its_own_facts(face: Face, made_run: Path, tmp_path: Path) -> None:
+    import onnx
+
+    from modeltailor.api import load_run
+
+    summary = load_run(made_run).summary
+    packed = next(m for m in summary.models if onnx.load(made_run / "artifacts" / f"{m.sha256[:16]}.onnx").functions)
+    assert face("export", made_run, "--pick", packed.key[:10], "--unpack", "--to", "plain", "-q").code == 0
+    file = tmp_path / "plain" / "model.onnx"
+    card = (tmp_path / "plain" / "MODEL_CARD.md").read_text()
+    rows = {ln.split("|")[1].strip(): ln.split("|")[2] for ln in card.splitlines() if ln.startswith("| ")}
+    assert f"{file.stat().st_size} bytes" in rows["file"]
+    assert sha256_file(file) in rows["SHA-256"]
+    assert packed.sha256 in rows["packed file, as it was measured"]
+    assert f"{packed.size_bytes} bytes" in rows["packed file, as it was measured"]
+    assert packed.sha256 not in rows["SHA-256"]
+    assert "stored packed" not in card
+    assert "unpacked when the model loads" not in card
+    assert face("export", made_run, "--pick", packed.key[:10], "--to", "packed", "-q").code == 0
+    plain = (tmp_path / "packed" / "MODEL_CARD.md").read_text()
+    assert "packed file, as it was measured" not in plain
+    assert packed.sha256 in plain
+
+
 def test_export_refuses_what_it_cannot_vouch_for(face: Face, made_run: Path) -> None:
     from modeltailor.api import load_run
 

@@ -90,3 +90,28 @@ def test_reading_what_is_no_run_is_refused(tmp_path: Path) -> None:
         with pytest.raises((StudyConflict, EnvironmentFault)) as caught:
             RunFolder(tmp_path).read()
         assert caught.value.exit_code in (5, 7)
+
+
+def test_what_to_do_about_a_full_disk_fits_what_was_written(folder: RunFolder, tmp_path: Path) -> None:
+    def line(where: object) -> str:
+        with pytest.raises(EnvironmentFault) as caught, module.disk_faults(where):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return caught.value.line()
+
+    for elsewhere in (tmp_path / "picked.onnx", folder.path / "certified" / "x.json", "anything"):
+        told = line(elsewhere)
+        assert "resume" not in told
+        assert "run the same command again" in told
+    folder.study(create=True)
+    assert f"`modeltailor resume {folder.path}`" in line(folder.path)
+    (folder.path / "report.md").mkdir()  # where a file is to be written
+    with pytest.raises(EnvironmentFault) as caught:
+        folder.write_text("report.md", "x")
+    assert f"`modeltailor resume {folder.path}`" in caught.value.line()
+
+
+def test_a_run_that_knows_nothing_yet_names_the_command_that_goes_on(folder: RunFolder) -> None:
+    folder.study(create=True)
+    with pytest.raises(StudyConflict) as caught:
+        folder.read()
+    assert f"`modeltailor resume {folder.path}`" in caught.value.line()

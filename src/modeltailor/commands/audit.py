@@ -9,6 +9,7 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import PATH, input_shapes, json_option, shape_options, target_option
+from modeltailor.commands.screen import screen
 from modeltailor.errors import CandidateError, ModelError, shown
 
 if TYPE_CHECKING:
@@ -60,13 +61,10 @@ def command(model: Path, target: str, batch: int, shapes: tuple[str, ...], as_js
 
 
 def _show(found: Audit) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = screen()
     executing = "one node executes" if len(found.nodes) == 1 else f"{len(found.nodes)} nodes execute"
     console.print(
-        f"{shown(found.model, 60)}: {executing}. Shares are of the time of all nodes, by the runtime's own profile.",
-        markup=False,
+        f"{shown(found.model, 60)}: {executing}. Shares are of the time of all nodes, by the runtime's own profile."
     )
     console.print(_nodes(found))
     rest = sorted(found.nodes, key=lambda n: -n.share)[_MOST_NODES:]
@@ -107,7 +105,7 @@ def _nodes(found: Audit) -> Table:
     table = _table("share", "kernel", "computes in", *(["asked for"] if has_asked else []), "node")
     for node in sorted(found.nodes, key=lambda n: -n.share)[:_MOST_NODES]:
         asked = [shown(node.asked, 24)] if has_asked else []
-        table.add_row(f"{node.share:6.1%}", node.op_type, node.precision, *asked, _plain(node.name))
+        table.add_row(f"{node.share:6.1%}", node.op_type, node.precision, *asked, shown(node.name))
     return table
 
 
@@ -121,7 +119,7 @@ def _conversions(found: Audit) -> Table:
     table = _table("share", "count", "from, to", "kernel", "between", "")
     rows = sorted(alike.items(), key=lambda kv: -sum(kv[1]))
     for (types, kernel, where, who), shares in rows[:_MOST_KINDS]:
-        table.add_row(f"{sum(shares):6.1%}", str(len(shares)), types, kernel, _plain(where), who)
+        table.add_row(f"{sum(shares):6.1%}", str(len(shares)), types, kernel, shown(where), who)
     if len(rows) > _MOST_KINDS:
         table.add_row(f"{sum(sum(s) for _, s in rows[_MOST_KINDS:]):6.1%}", "", "others", "", "", "")
     return table
@@ -137,14 +135,7 @@ def _fall_backs(found: Audit) -> Table:
     for (asked, executed, reason), falls in rows[:_MOST_KINDS]:
         more = f" and {len(falls) - 1} more" if len(falls) > 1 else ""
         name = shown(falls[0].name, 50) + more
-        table.add_row(f"{sum(f.share for f in falls):6.1%}", shown(asked, 24), executed, _plain(reason), _plain(name))
+        table.add_row(f"{sum(f.share for f in falls):6.1%}", shown(asked, 24), executed, shown(reason), shown(name))
     if len(rows) > _MOST_KINDS:
         table.add_row(f"{sum(f.share for _, fs in rows[_MOST_KINDS:] for f in fs):6.1%}", "", "", "other reasons", "")
     return table
-
-
-def _plain(text: str) -> str:
-    """Names come from the file: nothing in them is markup."""
-    from rich.markup import escape
-
-    return escape(shown(text, 200))

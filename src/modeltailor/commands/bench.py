@@ -9,6 +9,7 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import DURATION, PATH, TARGET, input_shapes, json_option, quiet_option
+from modeltailor.commands.screen import screen
 from modeltailor.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -89,7 +90,6 @@ def command(
 
 
 def _show(batch: int | None, bench: Bench, served: tuple[Serving, ...]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, title=None if batch is None else f"batch {batch}", title_justify="left")
@@ -114,8 +114,7 @@ def _show(batch: int | None, bench: Bench, served: tuple[Serving, ...]) -> None:
             cells += ["-" if p is None else f"{p:.4g} ms" for p in (s.p50_ms, s.p90_ms, s.p99_ms)]
             cells += [f"{s.per_second:,.0f}/s" if s.per_second is not None else "-"] if s.callers else []
         table.add_row(*cells)
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=180, highlight=False)).print(table)
+    screen(180).print(table)
     for name in (shown(row.path.name, 40) for row in bench.rows if not row.measured.steady):
         click.echo(f"never steady: the warm-up of {name}, or of the baseline beside it, did not settle")
     seen = dict(bench.conditions)

@@ -9,6 +9,7 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import DURATION, RUN, TARGET, existing_run, json_option, quiet_option
+from modeltailor.commands.screen import screen
 from modeltailor.errors import NoFeasibleModel, shown
 
 if TYPE_CHECKING:
@@ -84,7 +85,6 @@ def command(run_folder: Path, target: str, keys: tuple[str, ...], time_: float, 
 
 
 def _show(found: Certificate, run_folder: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -100,8 +100,7 @@ def _show(found: Certificate, run_folder: Path) -> None:
             f"{m.latency_ms[0]:.4g} ms", str(m.pairs), m.verdict,
         ]  # fmt: skip
         table.add_row(*cells, *([m.limit] if found.limit_ms is not None else []))
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=150, highlight=False)).print(table)
+    screen(150).print(table)
     click.echo(
         f"fp32 {found.baseline_ms:.4g} ms; {found.evidence}, {found.runtime}, {found.processor}; {found.seconds:.0f} s"
     )

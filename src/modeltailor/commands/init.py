@@ -38,35 +38,39 @@ def command(
 ) -> None:  # fmt: skip
     """Look at a model and its data, and write a commented job.yaml.
 
-    In a terminal it asks for what is not given: device and budget first. Elsewhere --model and --data are needed, and
-    the rest has defaults. Paths may be given from where you are; the job holds them from its own folder.
+    In a terminal it asks for what is not given: the device and its limits first, the loss that you accept last, when the
+    metric is known. Elsewhere --model and --data are needed, and the rest has defaults. Paths may be given from where
+    you are; the job holds them from its own folder.
     """
     from modeltailor.inspection import inspect_workload
     from modeltailor.job_template import render_job
-    from modeltailor.places import profile_of
     from modeltailor.search.run_folder import disk_faults
 
     if out.exists() and not force:
         raise ConfigError("CFG-13", out, "exists already", "choose another --out, or pass --force")
-    place_to_write(out, "--out")
+    place_to_write(out, "--out", replace=force)
     ask = sys.stdin.isatty()
-    target, limits = (_ask_goal(target, limits)) if ask else (target or "desktop-cpu", limits)
-    profile_of(target, out.resolve().parent)
+    root = out.resolve().parent
+    asks_limits = ask and all(v is None for v in limits.values())
+    target = _target_from_job(_ask_target() if ask and target is None else target or "desktop-cpu", root)
+    if asks_limits:
+        limits = _ask_limits(limits)
     model = _wanted(model, "--model", "model (model.py:build, model.onnx, or a Hugging Face folder)", ask)
     if weights is None and ask and ":" in model:
         weights = click.prompt("weights (.safetensors; empty for none)", default="", show_default=False, err=True)
     data = _wanted(data, "--data", "data (data.py:load, or a file.npz with arrays x and y)", ask)
-    root = out.resolve().parent
     model, weights, data = (_from_job(text, root) for text in (model, weights or "", data))
     found = None if no_look else inspect_workload(model, weights, data, root)
     chosen = metric or (found.metric if found else "accuracy")
     if ask and metric is None:
         chosen = click.prompt("metric", default=chosen, err=True)
+    if asks_limits:
+        limits = {**limits, "max_drop": _ask_loss(chosen)}
     text = render_job(
         model=model,
         weights=weights,
         data=data,
-        metric=chosen,
+        metric=_from_job(chosen, root) if ":" in chosen else chosen,
         target=target,
         limits={k: v for k, v in limits.items() if v is not None},
         student=found.student if found else "",
@@ -90,21 +94,23 @@ def _wanted(value: str | None, option: str, question: str, ask: bool) -> str:
     raise ConfigError("CFG-04", option, "is needed", "pass it, or run this in a terminal")
 
 
-def _ask_goal(target: str | None, limits: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Ask for device and budget, in that order, where they were not given; asks again after a bad answer."""
+def _ask_target() -> str:
+    """Ask for the device; again after a bad answer."""
     from modeltailor.places import profile_of
 
-    while target is None:
+    while True:
         answer = click.prompt("target device (a name of `modeltailor targets list`)", default="desktop-cpu", err=True)
         try:
             profile_of(answer, Path.cwd())
-            target = answer
         except ModelTailorError as error:
             click.echo(error.line(), err=True)
-    if any(v is not None for v in limits.values()):
-        return target, limits
+        else:
+            return str(answer)
+
+
+def _ask_limits(limits: dict[str, Any]) -> dict[str, Any]:
+    """Ask for the limits of the device; again after a bad answer."""
     made = dict(limits)
-    made["max_drop"] = click.prompt("largest loss in points of the metric", default=1.0, type=float, err=True)
     for key, question, kind in (
         ("latency", "limit of one inference, e.g. 2ms (empty for none)", LATENCY),
         ("size", "limit of the file, e.g. 200KB (empty for none)", SIZE),
@@ -118,7 +124,46 @@ def _ask_goal(target: str | None, limits: dict[str, Any]) -> tuple[str, dict[str
                 made[key] = kind.convert(answer, None, None)
             except ModelTailorError as error:
                 click.echo(error.line(), err=True)
-    return target, made
+    return made
+
+
+def _ask_loss(metric: str) -> float | None:
+    """Ask how much may be lost, in what the metric is counted in. Returns points: hundredths of its unit."""
+    from modeltailor.job import unit_of
+
+    unit = unit_of(metric)
+    if not unit:
+        return float(click.prompt("largest loss in points of the metric", default=1.0, type=float, err=True))
+    while answer := click.prompt(
+        f"largest loss of {metric}, in {unit} (empty for none)", default="", show_default=False, err=True
+    ):
+        try:
+            return 100.0 * float(answer)
+        except ValueError:
+            click.echo(f"'{answer}' is no number", err=True)
+    return None
+
+
+def _target_from_job(text: str, root: Path) -> str:
+    """A device as the job in ``root`` names it; a profile file may be given from where we are, too.
+
+    Raises:
+        ConfigError: there is no such device, neither from here nor from the job's folder.
+    """
+    from modeltailor.places import profile_of
+
+    try:
+        here = profile_of(text, Path.cwd())
+    except ConfigError:
+        profile_of(text, root)
+        return text
+    try:
+        if profile_of(text, root) == here:
+            return text
+    except ConfigError:
+        pass
+    file = next((p for p in (Path(text), Path(f"{text}.yaml")) if p.is_file()), None)
+    return os.path.relpath(file.resolve(), root) if file is not None and not file.is_absolute() else text
 
 
 def _from_job(text: str, root: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,7 @@ __all__ = [
     "json_option",
     "place_to_write",
     "quiet_option",
+    "replacing_option",
     "shape_options",
     "target_option",
 ]
@@ -111,13 +112,22 @@ target_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else there.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Show the result only.")
+replacing_option = click.option("--force", is_flag=True, help="Replace a file that is there.")
 assignments_option = click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Override any key, e.g. search.axes=[formats]."
 )
 
 _BUDGET = (
-    click.option("--max-drop", type=float, help="Largest loss in points of the metric (1.0 = one percent point)."),
-    click.option("--min-accuracy", type=float, help="Smallest allowed value of the metric."),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="Largest loss in points: hundredths of the metric's unit (1.0 is 0.01 of accuracy, one percent point).",
+    ),
+    click.option(
+        "--min-accuracy",
+        type=float,
+        help="Worst allowed value of the metric: the smallest, or the largest where smaller is better.",
+    ),
     click.option("--latency", type=LATENCY, help="Limit of one inference, e.g. 2ms."),
     click.option("--size", type=SIZE, help="Limit of the file, e.g. 200KB."),
     click.option("--memory", type=SIZE, help="Limit of peak memory, e.g. 64MB."),
@@ -185,16 +195,26 @@ def input_shapes(given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return made
 
 
-def place_to_write(path: Path, option: str) -> Path:
+def place_to_write(path: Path, option: str, *, replace: bool = False, runs: Sequence[Path] = ()) -> Path:
     """Return ``path`` if a file can be put there.
 
+    Args:
+        path: where a file is to be written.
+        option: that named it.
+        replace: whether a file that is there may be replaced.
+        runs: run folders; nothing may be written into them, whatever ``replace`` says.
+
     Raises:
-        ConfigError: its folder is not there, or it is a folder itself.
+        ConfigError: its folder is not there, it is a folder itself, it lies in a run, or it is there already.
     """
     if path.is_dir():
         raise ConfigError("CFG-01", option, f"{path} is a folder", "name a file in it")
     if not path.absolute().parent.is_dir():
         raise ConfigError("CFG-01", option, f"there is no folder {path.parent}", "make it first")
+    if any(run.resolve() in path.resolve().parents for run in runs):
+        raise ConfigError("CFG-13", option, f"{path} lies in the run folder", "choose another place")
+    if path.exists() and not replace:
+        raise ConfigError("CFG-13", option, f"{path} is there already", "choose another, or pass --force")
     return path
 
 

@@ -17,6 +17,7 @@ from modeltailor.commands.options import (
     json_option,
     place_to_write,
     quiet_option,
+    replacing_option,
 )
 from modeltailor.errors import NoFeasibleModel
 
@@ -27,9 +28,10 @@ __all__ = ["command"]
 @click.argument("run_folder", type=RUN)
 @budget_options
 @click.option("--to", type=PATH, help="Copy the picked model here.")
+@replacing_option
 @json_option
 @quiet_option
-def command(run_folder: Path, to: Path | None, as_json: bool, quiet: bool, **limits: Any) -> None:
+def command(run_folder: Path, to: Path | None, force: bool, as_json: bool, quiet: bool, **limits: Any) -> None:
     """Another budget, no new search: the best model of RUN_FOLDER under it.
 
     The last line on stdout is the model's file.
@@ -40,7 +42,7 @@ def command(run_folder: Path, to: Path | None, as_json: bool, quiet: bool, **lim
     from modeltailor.search.run_folder import disk_faults
 
     if to is not None:
-        place_to_write(to, "--to")
+        place_to_write(to, "--to", replace=force, runs=(run_folder,))
     budget = budget_from(limits)
     run = load_run(existing_run(run_folder)).under(budget)
     found = run.best

@@ -9,6 +9,7 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import PATH, TARGET, input_shapes, json_option
+from modeltailor.commands.screen import screen
 from modeltailor.errors import shown
 
 if TYPE_CHECKING:
@@ -72,7 +73,6 @@ def command(
 
 
 def _show(found: Prediction) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -92,8 +92,7 @@ def _show(found: Prediction) -> None:
                 cells += [f"{over:.3g}x", f"{least:.3g}x to {most:.3g}x", f"{m.chance_of_slower:.0%}"]
             cells.append(m.evidence)
         table.add_row(*cells)
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=150, highlight=False)).print(table)
+    screen(150).print(table)
     for m in found.models:
         if m.reason:
             click.echo(f"{shown(m.model, 50)}: {shown(m.reason, 300)}")

@@ -19,6 +19,7 @@ from modeltailor.commands.options import (
     shape_options,
     target_option,
 )
+from modeltailor.commands.screen import screen
 from modeltailor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -144,7 +145,6 @@ def _without_data(
 
 
 def _show(found: QuickLook) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from modeltailor.errors import shown
@@ -162,8 +162,7 @@ def _show(found: QuickLook) -> None:
             f"{r.size_bytes:,} bytes",
             "?",
         )
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=110, highlight=False)).print(table)
+    screen(110).print(table)
     for name, why in found.failed:
         click.echo(f"{name}: could not be built: {shown(why)}")
     click.echo(f"\n{found.device}; {found.rows[0].evidence}; {found.seconds:.0f} s")

@@ -41,10 +41,12 @@ def command(
     """Continue the run in RUN_FOLDER; what finished is kept. Needs no job file.
 
     Only the limits of the search itself may change (--trials, --time, --set search.trial_timeout=...): another budget is
-    `modeltailor pick`, another job another run.
+    `modeltailor pick`, another job another run. A search that had come to its end goes on if it gets more trials or more
+    time, whatever it had stopped for; where the other one is used up, it needs both.
     """
-    from modeltailor.commands.running import run_job
+    from modeltailor.commands import running
     from modeltailor.job import load_job
+    from modeltailor.resuming import stand_of, why_nothing_was_added
     from modeltailor.run_state import read_origin, root_of
 
     folder = existing_run(run_folder)
@@ -54,4 +56,9 @@ def command(
     job = load_job(folder / "job.yaml", (*assignments, *given))
     place = root if root is not None else root_of(folder)
     cache = Path(kept) if root is None and (kept := read_origin(folder).cache) else None
-    run_job(job, out=folder, root=place, resume=True, quiet=quiet, as_json=as_json, cache=cache)
+    before = stand_of(folder)
+    run = running.search_in_view(job, out=folder, root=place, resume=True, quiet=quiet, cache=cache)
+    reason = why_nothing_was_added(before, stand_of(folder), job.plan())
+    if reason and not quiet:
+        click.echo(reason, err=True)
+    running.give_result(run, as_json=as_json)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from modeltailor.job import Job
     from modeltailor.reports import RunSummary
 
-__all__ = ["SIGNAL_CODES", "require_best", "run_job", "search_in_view", "show_run"]
+__all__ = ["SIGNAL_CODES", "give_result", "require_best", "run_job", "search_in_view", "show_run"]
 
 SIGNAL_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -48,11 +48,20 @@ def run_job(
         SystemExit: a signal stopped the run (129, 130, 143).
     """
     run = search_in_view(job, out=out, root=root, resume=resume, quiet=quiet, cache=cache)
+    give_result(run, as_json=as_json)
+
+
+def give_result(run: Run, *, as_json: bool) -> None:
+    """Print what a search found, and end as the result demands.
+
+    Raises:
+        NoFeasibleModel: no model keeps the budget.
+    """
     if as_json:
-        click.echo((out / "summary.json").read_text())
+        click.echo((run.folder / "summary.json").read_text())
     else:
         show_run(run)
-    require_best(out, run.summary)
+    require_best(run.folder, run.summary)
 
 
 def search_in_view(

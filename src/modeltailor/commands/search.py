@@ -43,7 +43,11 @@ _KEYS = {
 @budget_options
 @assignments_option
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
-@click.option("--cache", type=PATH, help="Folder for trained structures.")
+@click.option(
+    "--cache",
+    type=PATH,
+    help="What later runs take from: trained structures, scores, screenings, probes. ~/.cache/modeltailor by default.",
+)
 @json_option
 @quiet_option
 def command(

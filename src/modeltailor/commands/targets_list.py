@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from modeltailor.commands.lazy_group import Command
+from modeltailor.commands.screen import screen
+from modeltailor.errors import shown
 
 if TYPE_CHECKING:
     from modeltailor.targets import Profile
@@ -20,7 +22,6 @@ _MEASURED = {"local": "on this machine", "none": "here, as a stand-in"}
 @click.command(cls=Command, examples=["modeltailor targets list"])
 def command() -> None:
     """List the device profiles: those that ship, and those in this folder."""
-    from rich.console import Console
     from rich.table import Table
 
     from modeltailor.targets import list_profiles
@@ -31,9 +32,8 @@ def command() -> None:
     for p in (*_beside(Path.cwd()), *list_profiles()):
         version = f" {p.runtime_version}" if p.runtime_version else ""
         runtime = f"{p.provider}{version}, {p.threads} threads"
-        table.add_row(p.name, p.kind, p.title, runtime, _MEASURED.get(p.reach, f"there, by {p.reach}"))
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=150, highlight=False)).print(table)
+        table.add_row(p.name, p.kind, shown(p.title), runtime, _MEASURED.get(p.reach, f"there, by {p.reach}"))
+    screen(150).print(table)
 
 
 def _beside(folder: Path) -> list[Profile]:

@@ -9,6 +9,7 @@ import click
 
 from modeltailor.commands.lazy_group import Command
 from modeltailor.commands.options import TARGET, json_option
+from modeltailor.commands.screen import screen
 
 if TYPE_CHECKING:
     from modeltailor.targets.probe import ProbeEntry, ProbeTable
@@ -48,7 +49,6 @@ def _pays(entry: ProbeEntry, first: bool) -> str:
 
 
 def _show(found: ProbeTable) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -59,8 +59,7 @@ def _show(found: ProbeTable) -> None:
         figures = (f"{e.ms:.4f}", f"{e.speedup:.2f}", f"{e.low:.2f} to {e.high:.2f}") if e.ms else ("-", "-", e.error)
         table.add_row(e.kind, e.format, e.detail, *figures, _pays(e, e.kind not in seen))
         seen.add(e.kind)
-    console = Console(highlight=False)
-    (console if console.is_terminal else Console(width=160, highlight=False)).print(table)
+    screen(160).print(table)
     if found.conversion_us is not None:
         click.echo(f"a border between float and integers costs {found.conversion_us:.2f} us for 1,000 values")
     if found.bandwidth_gbps is not None:
