@@ -88,6 +88,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+        self._placed: dict[Path, str] = {}  # public files by content, so that large ones are not read after every trial
 
     # -- places ---------------------------------------------------------------------------------------------------
 
@@ -222,7 +223,11 @@ class RunFolder:
             place.mkdir(exist_ok=True)
             wanted = {f"{i:02d}-{t.key[:8]}.onnx": t for i, t in enumerate(front)}
             for name, trial in wanted.items():
-                _place(self.artifact(trial.sha256), place / name)
+                before = next((f for f in place.glob(f"*-{trial.key[:8]}.onnx") if f.name not in wanted), None)
+                if before is not None:  # another place on the front: the same file
+                    os.replace(before, place / name)
+                    self._placed[place / name] = self._placed.pop(before, "")
+                self._place(trial.sha256, place / name)
             for file in place.glob("*.onnx"):
                 if file.name not in wanted:
                     file.unlink()
@@ -233,9 +238,19 @@ class RunFolder:
         target = self.path / name
         with disk_faults(target, run=self.path):
             if best is not None:
-                _place(self.artifact(best.sha256), target)
+                self._place(best.sha256, target)
             elif target.exists():
                 target.unlink()
+
+    def _place(self, sha256: str, target: Path) -> None:
+        """Copy a built file to its public name, if it does not lie there."""
+        source = self.artifact(sha256)
+        is_there = target.exists() and target.stat().st_size == source.stat().st_size
+        if is_there and (self._placed.get(target) == sha256 or sha256_file(target) == sha256):
+            self._placed[target] = sha256
+            return
+        _copy(source, target)
+        self._placed[target] = sha256
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run folder as a whole."""
@@ -288,13 +303,7 @@ class RunFolder:
         ]
 
 
-def _place(source: Path, target: Path) -> None:
-    if (
-        target.exists()
-        and target.stat().st_size == source.stat().st_size
-        and sha256_file(target) == sha256_file(source)
-    ):
-        return
+def _copy(source: Path, target: Path) -> None:
     beside = target.with_name(f".{target.name}.tmp")
     beside.unlink(missing_ok=True)
     try:

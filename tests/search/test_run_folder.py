@@ -36,6 +36,31 @@ def test_the_front_holds_what_is_on_it_and_nothing_else(folder: RunFolder) -> No
     assert not (folder.path / "best.onnx").exists()
 
 
+def test_public_files_that_stay_are_neither_read_nor_copied_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fifteen models of 100 MB after every trial are minutes of a run."""
+    a, b, c = (trial(folder, i, bytes([i])) for i in range(3))
+    folder.publish(a, [a, b])
+
+    def busy(*_: object) -> None:
+        raise AssertionError("was read again")
+
+    copied: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "sha256_file", busy)
+        patch.setattr(module, "_copy", lambda _, target: copied.append(target.name))
+        folder.publish(a, [a, b])
+        folder.publish(a, [c, a, b])  # all move on by one
+    assert copied == ["00-00000002.onnx"]
+    names = {p.name: p.read_bytes() for p in (folder.path / "front").iterdir()}
+    assert names == {"01-00000000.onnx": b"\0", "02-00000001.onnx": b"\1"}
+    again = RunFolder(folder.path)  # another process looks whether they are what they should be
+    (folder.path / "best.onnx").write_bytes(b"?")
+    again.publish(a, [a, b])
+    assert (folder.path / "best.onnx").read_bytes() == b"\0"
+
+
 def test_a_lost_or_changed_artifact_is_noticed(folder: RunFolder) -> None:
     kept, gone, changed = (trial(folder, i, bytes([i])) for i in range(3))
     folder.artifact(gone.sha256).unlink()
