@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
@@ -233,6 +234,23 @@ class Calibration:
         if name not in self._moments and Patches.fits(self._graph, site):
             self._collect_moments([s for s in self._graph.sites if Patches.fits(self._graph, s)])
         return self._moments.get(name)
+
+    def mean_squares(self, site: SiteNode) -> NDArray[np.float32]:
+        """Return the mean square of each input of a matrix product or a convolution, shape ``[groups, K]``.
+
+        It is the diagonal of the second moments, also of sites that have too many inputs for them.
+        """
+        known = self.moments(site)
+        if known is not None:
+            return np.diagonal(known.second, axis1=1, axis2=2)
+        rng = np.random.default_rng(self._seed)
+        patches = Patches(self._graph, site)
+        total, count = torch.zeros(site.group, Patches.width(self._graph, site)), 0
+        for (value,) in self.batches([site.input], self._floats_a_sample([site.input])):
+            rows = patches.rows(value, max(1, self._rows // self._n), rng)
+            total += rows.square().sum(dim=1)
+            count += rows.shape[1]
+        return (total / max(count, 1)).numpy()
 
     def _collect_moments(self, sites: list[SiteNode]) -> None:
         for site in sites:

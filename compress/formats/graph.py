@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 from onnx.inliner import inline_local_functions
 
 from modeltailor.compress.formats.fold import (
@@ -28,6 +28,7 @@ from modeltailor.errors import ModelError
 
 __all__ = ["LOWEST_OPSET", "PreparedGraph", "SiteNode", "load_model", "prepare"]
 
+_MOST_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit, and room for the graph
 _UNSET = re.compile(r"^(val_|onnx::|_to_copy|t_|permute|getitem|constant|Constant|\d|/)")
 
 
@@ -113,20 +114,43 @@ def load_model(model: Path | bytes | ModelProto) -> ModelProto:
     """Read a model with its external data into memory; a proto is copied.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or is too large.
     """
     if isinstance(model, ModelProto):
+        _check_size(model, "model")
         copy = ModelProto()
         copy.CopyFrom(model)
         return copy
     where = model if isinstance(model, Path) else "model"
     try:
-        loaded = onnx.load(model) if isinstance(model, Path) else onnx.load_from_string(model)
+        loaded = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
+        _check_size(loaded, where)
+        if isinstance(model, Path):
+            onnx.load_external_data_for_model(loaded, str(model.parent))
+    except ModelError:
+        raise
     except Exception as error:  # protobuf's, the checker's and the system's own kinds have no common base
         raise ModelError("MODEL-02", where, f"not a readable ONNX file ({error})", "export it again") from error
     if not loaded.graph.node:
         raise ModelError("MODEL-17", where, "the graph has no nodes", "export it again")
     return loaded
+
+
+def _check_size(model: ModelProto, where: object) -> None:
+    """Refuse what could not be written again: a message of protobuf holds less than 2 GiB, weights included."""
+    held = sum(_stored_bytes(t) for t in model.graph.initializer)
+    if held > _MOST_BYTES:
+        raise ModelError(
+            "MODEL-23", where,
+            f"holds {held / 1e9:.2f} GB of weights; an ONNX file in one piece holds up to {_MOST_BYTES / 1e9:.2f} GB",
+            "take a smaller network",
+        )  # fmt: skip
+
+
+def _stored_bytes(tensor: TensorProto) -> int:
+    if tensor.HasField("raw_data") or tensor.data_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        return len(tensor.raw_data)
+    return int(math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def _with_input_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]]) -> ModelProto:
@@ -176,7 +200,7 @@ def prepare(
         input_shapes: shapes of example inputs; all but the first dimension help shape inference.
 
     Raises:
-        ModelError: the model cannot be read or upgraded.
+        ModelError: the model cannot be read or upgraded, or is too large.
     """
     ready = upgraded(load_model(model))
     if ready.functions:

@@ -13,20 +13,19 @@ __all__ = ["Patches"]
 
 
 class Patches:
-    """Sums up first and second moments of the vectors that one site sees.
+    """The vectors that one site sees, and sums of their first and second moments.
 
     Args:
         graph: the float model.
-        site: a site that :meth:`fits`.
+        site: a matrix product or a convolution; only of one that :meth:`fits` are moments summed up.
     """
 
     def __init__(self, graph: PreparedGraph, site: SiteNode) -> None:
         node = graph.model.graph.node[site.node]
         self._group = site.group
         self._is_conv = site.site.kind in ("conv", "depthwise")
-        width = self.width(graph, site)
-        self._second = torch.zeros(site.group, width, width)
-        self._first = torch.zeros(site.group, width)
+        self._width = self.width(graph, site)
+        self._second, self._first = torch.zeros(0), torch.zeros(0)
         self._count = 0
         if self._is_conv:
             kernel = site.site.weight_shape[2:]
@@ -52,11 +51,18 @@ class Patches:
 
     def add(self, value: NDArray[np.generic], per_sample: int, rng: np.random.Generator) -> None:
         """Add the vectors of one batch, at about ``per_sample`` random positions a sample."""
-        x = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
-        rows = self._conv_rows(x, per_sample, rng) if self._is_conv else self._matrix_rows(x, per_sample, rng)
+        rows = self.rows(value, per_sample, rng)
+        if not self._second.numel():
+            self._second = torch.zeros(self._group, self._width, self._width)
+            self._first = torch.zeros(self._group, self._width)
         self._second += rows.transpose(1, 2) @ rows
         self._first += rows.sum(dim=1)
         self._count += rows.shape[1]
+
+    def rows(self, value: NDArray[np.generic], per_sample: int, rng: np.random.Generator) -> torch.Tensor:
+        """Return the vectors of one batch, ``[groups, n, K]``, at about ``per_sample`` random positions a sample."""
+        x = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
+        return self._conv_rows(x, per_sample, rng) if self._is_conv else self._matrix_rows(x, per_sample, rng)
 
     def _matrix_rows(self, x: torch.Tensor, per_sample: int, rng: np.random.Generator) -> torch.Tensor:
         flat = x.reshape(-1, x.shape[-1])

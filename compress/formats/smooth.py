@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from modeltailor.compress.formats.calibrate import Calibration
 from modeltailor.compress.formats.gptq import rounding_loss
-from modeltailor.compress.formats.graph import PreparedGraph, SiteNode, prepare
+from modeltailor.compress.formats.graph import PreparedGraph, SiteNode
 from modeltailor.compress.formats.grid import Grid
 from modeltailor.compress.formats.nearest import rounded
 from modeltailor.compress.formats.nodes import attribute_ints
@@ -99,12 +99,12 @@ def smoothed(graph: PreparedGraph, calibration: Calibration, kind: Smoothing) ->
 def _with_values(graph: PreparedGraph, values: Mapping[str, Floats]) -> PreparedGraph:
     model = ModelProto()
     model.CopyFrom(graph.model)
+    constants = dict(graph.constants)
     for tensor in model.graph.initializer:
         if tensor.name in values:
-            changed = np.ascontiguousarray(values[tensor.name], np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
-    again = prepare(model, site_names={s.weight: s.site.name for s in graph.sites})
-    return PreparedGraph(again.model, graph.sites, graph.shapes, graph.types, graph.consumers, again.constants)
+            constants[tensor.name] = np.ascontiguousarray(values[tensor.name], np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(constants[tensor.name], tensor.name))
+    return PreparedGraph(model, graph.sites, graph.shapes, graph.types, graph.consumers, constants)
 
 
 def _smooth_factor(reach: Floats, matrices: list[Floats]) -> Floats:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from modeltailor.compress import Format, Settings
 from modeltailor.compress.formats import Composer
+from modeltailor.compress.formats.graph import prepare
 from modeltailor.targets import RuntimeOptions
 from modeltailor.targets.session import open_session
 
@@ -122,3 +123,43 @@ def test_same_bytes_from_the_cache_and_without(tmp_path) -> None:
         formats = {s.name: Format.parse("w4a8-dynamic") for s in composer.sites}
         made.append(hashlib.sha256(composer.compose(formats, settings).model_bytes).hexdigest())
     assert len(set(made)) == 1
+
+
+def test_a_graph_that_more_folding_would_change_keeps_its_nodes() -> None:
+    """Preparing folds a scale into the convolution in front; only then could the normalisation behind it follow."""
+    rng = np.random.default_rng(0)
+    n = helper.make_node
+    tensors = {
+        "kernel": rng.normal(size=(WIDTH, WIDTH, 1, 1)), "scale": rng.uniform(0.5, 2, (1, WIDTH, 1, 1)),
+        "offset": rng.normal(size=(1, WIDTH, 1, 1)), "bn.g": rng.uniform(0.5, 2, WIDTH), "bn.b": rng.normal(size=WIDTH),
+        "bn.m": rng.normal(size=WIDTH), "bn.v": rng.uniform(0.5, 2, WIDTH),
+        "norm.g": np.where(np.arange(WIDTH) % 5, 0.5, 40.0), "norm.b": rng.normal(size=WIDTH),
+        "up.weight": rng.normal(size=(WIDTH, 16)), "down.weight": rng.normal(size=(16, WIDTH)),
+    }  # fmt: skip
+    nodes = [
+        n("Transpose", ["x"], ["t"], perm=(0, 2, 1)), n("Unsqueeze", ["t", "last"], ["i"]),
+        n("Conv", ["i", "kernel"], ["c"]), n("Mul", ["c", "scale"], ["s"]),
+        n("Add", ["s", "offset"], ["o"]), n("BatchNormalization", ["o", "bn.g", "bn.b", "bn.m", "bn.v"], ["b"]),
+        n("Squeeze", ["b", "last"], ["q"]), n("Transpose", ["q"], ["r"], perm=(0, 2, 1)),
+        n("LayerNormalization", ["r", "norm.g", "norm.b"], ["a"]),
+        n("MatMul", ["a", "up.weight"], ["u"]), n("Tanh", ["u"], ["g"]), n("MatMul", ["g", "down.weight"], ["y"]),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6, WIDTH])],
+        [numpy_helper.from_array(np.asarray(v, np.float32), k) for k, v in tensors.items()]
+        + [numpy_helper.from_array(np.array([3]), "last")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    reference = _run(model.SerializeToString())
+    composer = Composer(model, INPUTS)
+    assert len(prepare(composer.graph.model).model.graph.node) < len(composer.graph.model.graph.node)
+    settings = Settings(smoothing="smoothquant", rounding="nearest")
+    out = _run(composer.compose({}, settings).model_bytes)
+    np.testing.assert_allclose(out, reference, rtol=1e-3, atol=1e-3 * np.abs(reference).max())
+    formats = {s.name: Format.parse("w8a8") for s in composer.sites}
+    lost = [
+        float(np.linalg.norm(_run(composer.compose(formats, s).model_bytes) - reference))
+        for s in (settings, Settings(rounding="nearest"))
+    ]
+    assert lost[0] < lost[1]
