@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch.nn import functional
 from modeltailor.compress.structure.blocks import removable_blocks, remove_blocks
 from modeltailor.compress.structure.calling import Inputs, call, first_tensor, named_inputs
 from modeltailor.compress.structure.cost import layer_costs
-from modeltailor.compress.structure.distillation import Task, task_of
+from modeltailor.compress.structure.losses import Task, class_axis, task_of
 from modeltailor.compress.structure.training_data import TrainingData
 
 __all__ = ["RankedBlock", "rank_blocks", "removal_order"]
 
 _ROWS = 256
+_BATCH = 32
+_MOST_HELD = 1 << 26  # values of samples and answers: 256 MiB
 _MANY_BLOCKS = 12
 
 
@@ -53,22 +56,20 @@ def rank_blocks(
     """
     inputs = named_inputs(module, example_inputs)
     whole = copy.deepcopy(module).eval()
+    names = removable_blocks(whole, inputs)
+    if not names:
+        return ()
     macs = {c.name: c.macs for c in layer_costs(whole, inputs)}
     total = max(1, sum(macs.values()))
-    batch, labels = calibration.batch(np.arange(min(_ROWS, len(calibration))))
-    with torch.no_grad():
-        wanted = first_tensor(call(whole, batch)).float()
-    task = task or task_of(wanted, labels)
+    reference = _Reference(whole, calibration, _ROWS, task)
     found: list[RankedBlock] = []
-    for name in removable_blocks(whole, inputs):
+    for name in names:
         without = copy.deepcopy(whole)
         remove_blocks(without, inputs, (name,))
-        with torch.no_grad():
-            got = first_tensor(call(without, batch)).float()
         found.append(
             RankedBlock(
                 name=name,
-                divergence=_divergence(got, wanted, task),
+                divergence=reference.divergence(without),
                 macs_share=sum(m for n, m in macs.items() if n.startswith(f"{name}.")) / total,
                 parameters=sum(p.numel() for p in whole.get_submodule(name).parameters()),
             )
@@ -94,21 +95,17 @@ def removal_order(
     inputs = named_inputs(module, example_inputs)
     made = copy.deepcopy(module).eval()
     left = list(removable_blocks(made, inputs))
-    rows = _ROWS if len(left) <= _MANY_BLOCKS else _ROWS // 4
-    batch, labels = calibration.batch(np.arange(min(rows, len(calibration))))
-    with torch.no_grad():
-        wanted = first_tensor(call(made, batch)).float()
-    task = task or task_of(wanted, labels)
+    if not left:
+        return ()
+    reference = _Reference(made, calibration, _ROWS if len(left) <= _MANY_BLOCKS else _ROWS // 4, task)
     order: list[str] = []
     while left:
         costs: list[tuple[float, int, str]] = []
         for position, name in enumerate(left):
             without = copy.deepcopy(made)
             remove_blocks(without, inputs, (name,))
-            with torch.no_grad():
-                got = first_tensor(call(without, batch)).float()
             size = sum(p.numel() for p in made.get_submodule(name).parameters())
-            costs.append((_divergence(got, wanted, task) * size, position, name))
+            costs.append((reference.divergence(without) * size, position, name))
         chosen = min(costs)[2]
         remove_blocks(made, inputs, (chosen,))
         left.remove(chosen)
@@ -116,13 +113,44 @@ def removal_order(
     return tuple(order)
 
 
-def _divergence(got: Tensor, wanted: Tensor, task: Task) -> float:
-    if task != "classification":
-        return float((got - wanted).square().mean() / wanted.square().mean().clamp_min(1e-12))
-    axis = 1 if wanted.ndim == 4 else -1
-    got, wanted = got.movedim(axis, -1).flatten(0, -2), wanted.movedim(axis, -1).flatten(0, -2)
-    return float(
-        functional.kl_div(
-            functional.log_softmax(got, -1), functional.log_softmax(wanted, -1), reduction="batchmean", log_target=True
-        )
-    )
+class _Reference:
+    """What the whole network answers, and how far others are from it: a few rows at a time.
+
+    Args:
+        whole: in ``eval`` mode.
+        calibration: its first rows are used.
+        rows: how many, at most; fewer where answers are so large that they would fill the memory.
+        task: what the output means; guessed if ``None``.
+    """
+
+    def __init__(self, whole: nn.Module, calibration: TrainingData, rows: int, task: Task | None) -> None:
+        self._answers: list[tuple[Mapping[str, Tensor], Tensor]] = []
+        held, rows = 0, min(rows, len(calibration))
+        for start in range(0, rows, _BATCH):
+            batch, labels = calibration.batch(np.arange(start, min(start + _BATCH, rows)))
+            wanted = _answered(whole, batch)
+            if not self._answers:
+                self._task, self._axis = task or task_of(wanted, labels), class_axis(wanted, labels)
+            self._answers.append((batch, wanted))
+            held += wanted.numel() + sum(v.numel() for v in batch.values())
+            if held > _MOST_HELD:
+                break
+
+    def divergence(self, other: nn.Module) -> float:
+        """Mean KL divergence of class probabilities, or squared error relative to the energy of the answers."""
+        error = scale = 0.0
+        for batch, wanted in self._answers:
+            got = _answered(other, batch)
+            if self._task != "classification":
+                error += float((got - wanted).square().sum(dtype=torch.float64))
+                scale += float(wanted.square().sum(dtype=torch.float64))
+                continue
+            logs = [functional.log_softmax(v.movedim(self._axis, -1).flatten(0, -2), -1) for v in (got, wanted)]
+            error += float(functional.kl_div(logs[0], logs[1], reduction="sum", log_target=True))
+            scale += len(logs[0])
+        return error / max(scale, 1e-12)
+
+
+def _answered(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    with torch.no_grad():
+        return first_tensor(call(module, batch)).float()

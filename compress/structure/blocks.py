@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from modeltailor.compress.structure.calling import Inputs, call, named_inputs
+from modeltailor.compress.structure.calling import Inputs, call, evaluating, named_inputs
 from modeltailor.errors import CandidateError
 
 __all__ = ["PassThrough", "removable_blocks", "remove_blocks"]
@@ -84,15 +84,12 @@ def _blocks(module: nn.Module, example_inputs: Inputs) -> dict[str, bool]:
         child.register_forward_hook(lambda _, a, k, out, n=name: note(n, a, k, out), with_kwargs=True)
         for name, child in candidates.items()
     ]
-    was_training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             call(module, named_inputs(module, example_inputs))
     finally:
         for hook in hooks:
             hook.remove()
-        module.train(was_training)
     fitting = {n: seen[n][0] for n in candidates if len(seen.get(n, ())) == 1}
     found = {n: v for n, v in fitting.items() if v is not None}
     parents = {name.rpartition(".")[0] for name in found}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from modeltailor.errors import ModelError
 
-__all__ = ["Inputs", "call", "first_tensor", "named_inputs", "output_shapes"]
+__all__ = ["Inputs", "call", "evaluating", "first_tensor", "named_inputs", "output_shapes"]
 
 Inputs = Mapping[str, Tensor] | tuple[Tensor, ...] | Tensor
 """Example inputs: by name, by position, or the only one."""
@@ -38,6 +39,18 @@ def call(module: nn.Module, inputs: Mapping[str, Tensor]) -> object:
     if all(name in known for name in inputs):
         return module(**inputs)
     return module(*inputs.values())
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into ``eval`` mode inside; afterwards each of its parts is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def first_tensor(output: object) -> Tensor:

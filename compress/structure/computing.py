@@ -1,14 +1,15 @@
-"""Where a training computes, and in which precision (mixed precision after Micikevicius et al. 2018)."""
+"""Where a training computes, in which precision (mixed precision after Micikevicius et al. 2018), from which draws."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from modeltailor.compress.training import Training
 
-__all__ = ["autocast", "training_device"]
+__all__ = ["autocast", "drawing", "training_device"]
 
 
 def training_device(training: Training) -> torch.device:
@@ -33,3 +34,15 @@ def autocast(training: Training, device: torch.device, *, suits: bool) -> Abstra
     else:
         has_it = torch.cpu._is_avx512_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16) if has_it else nullcontext()
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """Let what a network draws inside follow from ``seed`` alone, and leave the global random states as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        for one in devices:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
+        yield

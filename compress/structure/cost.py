@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modeltailor.compress.structure.calling import call
+from modeltailor.compress.structure.calling import call, evaluating
 
 __all__ = ["LayerCost", "count_parameters", "layer_costs"]
 
@@ -49,15 +49,12 @@ def layer_costs(module: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[LayerC
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     ]
-    was_training = module.training
-    module.eval()
     try:
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             call(module, inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        module.train(was_training)
     return tuple(LayerCost(name=n, macs=m) for n, m in macs.items())
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from modeltailor.compress.structure.losses import Task, task_of
 from modeltailor.compress.structure.pupil import Pupil
+from modeltailor.compress.structure.thawing import thawed
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.weight_cache import WeightCache
 from modeltailor.compress.training import Training
@@ -67,11 +68,14 @@ def distill(
 ) -> Distilled:
     """Train ``student`` in place to answer as ``teacher`` does.
 
+    Of several outputs the first is the one that ``task`` and labels speak of; the others come near to the teacher's, and
+    together weigh as one.
     The draws of each step depend on seed and step number alone, so an interrupted training ends at the same weights.
     A deadline is met by running faster through the schedule, so that the learning rate still ends near zero.
 
     Args:
-        student: changed in place, left on the CPU in ``eval`` mode; weights averaged if ``training.ema`` says so.
+        student: changed in place, left on the CPU in ``eval`` mode; weights averaged if ``training.ema`` says so. Frozen
+            parameters learn, too, and are frozen again afterwards.
         teacher: not changed.
         data: the ``train`` split.
         training: the schedule.
@@ -86,11 +90,12 @@ def distill(
     """
     if training.hard_label_weight > 0 and data.labels is None:
         training = dataclasses.replace(training, hard_label_weight=0.0)
-    pupil = Pupil(student, teacher, data, training, task)
-    try:
-        return _learn(pupil, checkpoint, progress, deadline_s)
-    finally:
-        pupil.leave()
+    with thawed(student):
+        pupil = Pupil(student, teacher, data, training, task)
+        try:
+            return _learn(pupil, checkpoint, progress, deadline_s)
+        finally:
+            pupil.leave()
 
 
 def _learn(

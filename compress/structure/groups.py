@@ -32,7 +32,7 @@ class ChannelGroup:
         members: names of all layers that change when one of them goes.
         producers: the members whose outputs they are.
         coupled: several layers produce them (they meet in a residual add).
-        divisor: the number kept must be a multiple of it (grouped convolutions).
+        divisor: the number kept must be a multiple of it (grouped convolutions, group normalisation).
         macs_share: share of the model's multiply-accumulate operations that lies in the members, 0..1.
         kind: ``channels``, or ``heads`` of an attention: one head is one channel here.
     """

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeltailor.compress.structure.calling import call, first_tensor
 from modeltailor.compress.structure.distillation import Checkpoint, Task, distill
@@ -20,7 +24,20 @@ from modeltailor.compress.vocabulary import Training
 from modeltailor.errors import CandidateError
 from modeltailor.workloads.model import not_finite
 
-__all__ = ["fingerprint", "learn_once", "norms_behind"]
+__all__ = ["Learned", "fingerprint", "learn_once", "norms_behind"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """Where the weights of a training come from.
+
+    Attributes:
+        from_cache: it was trained before.
+        full: the schedule ended by itself; ``False``: a deadline shortened it, and nothing was stored.
+    """
+
+    from_cache: bool
+    full: bool
 
 
 def learn_once(
@@ -36,8 +53,8 @@ def learn_once(
     settled: nn.Module | None = None,
     progress: Callable[[float], None] | None = None,
     deadline_s: float | None = None,
-) -> bool:
-    """Give a network, in place, the weights that this training leads to; say whether they came from the cache.
+) -> Learned:
+    """Give a network, in place, the weights that this training leads to; say where they come from.
 
     Args:
         student: changed in place, left in ``eval`` mode.
@@ -62,7 +79,7 @@ def learn_once(
         plain = student if settled is None else settled
         if _from_cache(plain, cache, f"{key}.weights"):
             plain.eval()
-            return True
+            return Learned(from_cache=True, full=True)
     checkpoint = None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint")
     done = distill(
         student, _ready_to_teach(teacher, train, fold=not training.features), train, training,
@@ -79,7 +96,7 @@ def learn_once(
             cache.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
     if progress is not None:
         progress(1.0)
-    return False
+    return Learned(from_cache=False, full=done.full)
 
 
 def _ready_to_teach(teacher: nn.Module, train: TrainingData, *, fold: bool = True) -> nn.Module:
@@ -104,28 +121,61 @@ def _ready_to_teach(teacher: nn.Module, train: TrainingData, *, fold: bool = Tru
 
 
 def norms_behind(module: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the batch normalisation that reads each layer's output as it is, by layer name."""
-    made: list[tuple[str, object]] = []
-    found: dict[str, str] = {}
+    """Return the batch normalisation that reads each layer's output as it is, by layer name.
 
-    def read(name: str, given: tuple[object, ...]) -> None:
-        producer = next((n for n, output in made if given and output is given[0]), None)
-        if producer is not None:
-            found[producer] = name
+    Left out is what cannot be seen as one layer with its normalisation: outputs that anything else reads (a shortcut,
+    another normalisation, the caller), layers and normalisations that are called more than once.
+    """
+    made: list[tuple[str, object]] = []
+    read: list[tuple[str, object]] = []
+    readings = _Readings()
+
+    def note(name: str, layer: nn.Module, output: object) -> None:
+        if isinstance(layer, nn.Linear) and isinstance(output, Tensor) and output.ndim != 2:
+            return  # its channels lie last, those of a normalisation behind the samples
+        readings.counts[id(output)] = 0  # it is kept from here on: no other tensor gets its identity
+        made.append((name, output))
 
     hooks = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            hooks.append(layer.register_forward_pre_hook(lambda _, given, n=name: read(n, given)))
+            hooks.append(
+                layer.register_forward_pre_hook(lambda _, given, n=name: read.append((n, next(iter(given), None))))
+            )
         elif isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-            hooks.append(layer.register_forward_hook(lambda _, __, out, n=name: made.append((n, out))))
+            hooks.append(layer.register_forward_hook(lambda m, _, out, n=name: note(n, m, out)))
     try:
-        with torch.no_grad():
-            call(module, inputs)
+        with torch.no_grad(), readings:
+            returned = {id(leaf) for leaf in pytree.tree_leaves(call(module, inputs))}
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    calls = Counter(name for name, _ in (*made, *read))
+    return {
+        name: norm
+        for name, value in made
+        for norm, given in read
+        if given is value and readings.counts[id(value)] == 1 and id(value) not in returned
+        if calls[name] == calls[norm] == 1
+    }
+
+
+class _Readings(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that read each tensor, by the tensor's identity."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: Counter[int] = Counter()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        self.counts.update({id(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)})
+        return func(*args, **(kwargs or {}))
 
 
 def fingerprint(module: nn.Module) -> str:

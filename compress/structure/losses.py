@@ -11,7 +11,7 @@ from torch.nn import functional
 from modeltailor.compress.training import Training
 from modeltailor.workloads.metric import Task
 
-__all__ = ["Task", "answer_loss", "labels_teach", "task_of"]
+__all__ = ["Task", "answer_loss", "class_axis", "labels_teach", "task_of"]
 
 
 def task_of(output: Tensor, labels: Tensor | None) -> Task:
@@ -44,8 +44,21 @@ def labels_teach(output: Tensor, labels: Tensor, task: Task, *, guessed: bool) -
     return task == "regression" and _are_values(output, labels) and (labels.is_floating_point() or not guessed)
 
 
+def class_axis(output: Tensor, labels: Tensor | None) -> int:
+    """Return the axis of the classes.
+
+    Images and volumes have it behind the samples. Of 3-D outputs labels tell: [n, L] of [n, classes, L] leave the second
+    axis over. Else it is the last one (tokens).
+    """
+    if output.ndim >= 4:
+        return 1
+    if output.ndim == 3 and labels is not None and output.shape[1] != output.shape[2]:
+        return 1 if labels.shape == (output.shape[0], output.shape[2]) else -1
+    return -1
+
+
 def _are_classes(output: Tensor, labels: Tensor) -> bool:
-    classes = output.shape[1 if output.ndim == 4 else -1]
+    classes = output.shape[class_axis(output, labels)]
     return not labels.is_floating_point() and classes > 1 and labels.numel() * classes == output.numel()
 
 
@@ -54,7 +67,12 @@ def _are_values(output: Tensor, labels: Tensor) -> bool:
 
 
 def answer_loss(
-    answer: Tensor, target: Tensor, labels: Tensor | None, training: Training, task: Task | None = None
+    answer: Tensor,
+    target: Tensor,
+    labels: Tensor | None,
+    training: Training,
+    task: Task | None = None,
+    axis: int | None = None,
 ) -> Tensor:
     """Return the mean loss of a batch.
 
@@ -64,10 +82,11 @@ def answer_loss(
         labels: [n] or [n, ...], of which :func:`labels_teach` is true; or ``None``.
         training: temperature and the weight of the labels.
         task: what the output means; guessed if ``None``.
+        axis: of the classes; found by ``labels`` if ``None``.
     """
     task = task or task_of(target, labels)
     if task == "classification":
-        return _class_loss(answer, target, labels, training)
+        return _class_loss(answer, target, labels, training, class_axis(target, labels) if axis is None else axis)
     if task == "embedding":
         return _embedding_loss(answer, target)
     learned = functional.mse_loss(answer, target)
@@ -77,8 +96,7 @@ def answer_loss(
     return learned
 
 
-def _class_loss(answer: Tensor, target: Tensor, labels: Tensor | None, training: Training) -> Tensor:
-    axis = 1 if answer.ndim == 4 else -1
+def _class_loss(answer: Tensor, target: Tensor, labels: Tensor | None, training: Training, axis: int) -> Tensor:
     answer, target = answer.movedim(axis, -1).flatten(0, -2), target.movedim(axis, -1).flatten(0, -2)
     soft = training.temperature
     loss = functional.kl_div(

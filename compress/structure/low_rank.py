@@ -60,7 +60,7 @@ def factorizable_layers(module: nn.Module, example_inputs: Inputs) -> tuple[Fact
     found = []
     for cost in costs:
         layer = module.get_submodule(cost.name)
-        largest = _largest_rank(layer)
+        largest = 0 if _is_read_past_its_forward(module, cost.name) else _largest_rank(layer)
         if largest >= _SMALLEST_RANK:
             rows = weight_rows(layer)
             assert rows is not None
@@ -120,11 +120,19 @@ def _largest_rank(layer: nn.Module) -> int:
     return int((out * inputs - 1) // (out + inputs))
 
 
+def _is_read_past_its_forward(module: nn.Module, name: str) -> bool:
+    """Whether the parent computes with the weight itself: PyTorch's transformer layers do when nothing learns."""
+    parent, _, own = name.rpartition(".")
+    return own in ("linear1", "linear2") and isinstance(module.get_submodule(parent), nn.TransformerEncoderLayer)
+
+
 def _check(module: nn.Module, name: str, rank: int) -> None:
     try:
         layer = module.get_submodule(name)
     except AttributeError:
         raise CandidateError("UNSUPPORTED", name, "is no layer of this network", "list factorizable_layers()") from None
+    if _is_read_past_its_forward(module, name):
+        raise CandidateError("UNSUPPORTED", name, "the layer around it reads its weight as it is", "leave it whole")
     largest = _largest_rank(layer)
     if not largest:
         raise CandidateError("UNSUPPORTED", name, f"a {type(layer).__name__} has no low-rank form", "leave it whole")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def sparsify_onnx(
         input_shapes: shape of each input, where the file leaves dimensions free.
 
     Raises:
-        CandidateError: a site is unknown or has no weight of that kind.
+        CandidateError: a site is unknown, has no weight of that kind, or too many inputs for ``obs``.
         ConfigError: the score needs calibration data.
         ModelError: the model cannot be read.
     """
@@ -60,12 +61,25 @@ def sparsify_onnx(
         site = _checked(graph, name)
         weight = np.moveaxis(graph.weight(site), site.out_axis, 0)
         rows = torch.tensor(weight.reshape(site.group, weight.shape[0] // site.group, -1))
-        moments = None if figures is None else figures.moments(site)
-        moment = None if moments is None else torch.tensor(moments.second)
+        moment = None if figures is None else _entering(figures, site, score)
         thin = thinned(rows, moment, share, pattern, score).numpy().reshape(weight.shape)
         values = np.ascontiguousarray(np.moveaxis(thin, 0, site.out_axis).astype(np.float32))
         places[site.weight].CopyFrom(numpy_helper.from_array(values, site.weight))
     return made
+
+
+def _entering(figures: Calibration, site: SiteNode, score: WeightScore) -> torch.Tensor:
+    """As much of the second moments of what enters a site as the score looks at."""
+    if score == "wanda":
+        return torch.tensor(figures.mean_squares(site))
+    moments = figures.moments(site)
+    if moments is None:
+        shape = site.site.weight_shape
+        width = math.prod(shape) // shape[site.out_axis]
+        raise CandidateError(
+            "UNSUPPORTED", site.site.name, f"{score} takes all products of two inputs, too many of {width}", "use wanda"
+        )
+    return torch.tensor(moments.second)
 
 
 def _checked(graph: PreparedGraph, name: str) -> SiteNode:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modeltailor.compress.structure.calling import call
+from modeltailor.compress.structure.thawing import thawed
 from modeltailor.errors import CandidateError, shown
 
 __all__ = ["Coupling", "Member", "PruningGraph"]
@@ -64,7 +65,10 @@ class Coupling:
         root: the layer from which the graph was walked.
         channels: how many there are.
         members: everything that loses something.
-        divisor: the number kept must be a multiple of it (grouped convolutions).
+        divisor: the number kept must be a multiple of it: as many equal parts of the channels lose equally (grouped
+            convolutions, group normalisation).
+        alike: as many equal parts of the channels lose the same positions; divides ``divisor``. (A grouped convolution
+            that reads the channels has one kernel column for a position of all its groups.)
         reaches_output: the model's output would change its shape.
     """
 
@@ -72,6 +76,7 @@ class Coupling:
     channels: int
     members: tuple[Member, ...]
     divisor: int
+    alike: int
     reaches_output: bool
 
     @property
@@ -93,11 +98,8 @@ class PruningGraph:
 
     def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         self._module = module
-        frozen = [p for p in module.parameters() if not p.requires_grad]
-        for parameter in frozen:  # the graph is read from autograd: frozen layers would be invisible
-            parameter.requires_grad_(True)
-        try:
-            with warnings.catch_warnings(), torch.enable_grad():
+        try:  # the graph is read from autograd: frozen layers would be invisible
+            with warnings.catch_warnings(), torch.enable_grad(), thawed(module):
                 warnings.simplefilter("ignore")
                 self._graph = torch_pruning.DependencyGraph()
                 self._graph.build_dependency(module, dict(inputs), forward_fn=_forward, verbose=False)
@@ -107,8 +109,6 @@ class PruningGraph:
                 f"its dependencies cannot be traced ({type(error).__name__}: {shown(error, 160)})", "prune nothing",
             ) from error  # fmt: skip
         finally:
-            for parameter in frozen:
-                parameter.requires_grad_(False)
             _forget(module)
         self._names: dict[Any, str] = {m: n for n, m in module.named_modules()}
 
@@ -154,7 +154,7 @@ class PruningGraph:
         except Exception:  # a layer that the graph cannot follow is no group; the others still are
             return None
         members: list[Member] = []
-        divisor, reaches_output = 1, False
+        divisor, alike, reaches_output = 1, 1, False
         for item in group:
             target = item.dep.target
             is_out = self._graph.is_out_channel_pruning_fn(item.dep.handler)
@@ -169,12 +169,18 @@ class PruningGraph:
             side: Literal["out", "in", "entry"] = "entry"
             if isinstance(module, _ROOTS) and not _is_depthwise(module):
                 side = "out" if is_out else "in"
-                divisor = math.lcm(divisor, getattr(module, "groups", 1))
             roots = item.root_idxs if item.root_idxs is not None else item.idxs
-            members.append(Member(name=member_name, side=side, indices=tuple(item.idxs), channels=tuple(roots)))
+            member = Member(name=member_name, side=side, indices=tuple(item.idxs), channels=tuple(roots))
+            parts = _parts(module, side)
+            if parts > 1 and not _in_step(member, _width(module, side), channels):
+                return None  # its parts are not parts of these channels: what goes here goes there unequally
+            divisor = math.lcm(divisor, parts)
+            alike = math.lcm(alike, parts if side == "in" else 1)
+            members.append(member)
         return Coupling(
-            root=name, channels=channels, members=tuple(members), divisor=divisor, reaches_output=reaches_output
-        )
+            root=name, channels=channels, members=tuple(members), divisor=divisor, alike=alike,
+            reaches_output=reaches_output,
+        )  # fmt: skip
 
 
 def _forget(module: nn.Module) -> None:
@@ -194,6 +200,25 @@ def _is_depthwise(layer: nn.Module) -> bool:
     """Its channels are those of the layer before: it hands them on and produces none."""
     groups = getattr(layer, "groups", 1)
     return bool(groups > 1 and groups == getattr(layer, "in_channels", 0) == getattr(layer, "out_channels", 0))
+
+
+def _parts(module: object, side: str) -> int:
+    """In how many equal parts a member splits its channels."""
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    return int(getattr(module, "groups", 1)) if side != "entry" else 1
+
+
+def _width(module: object, side: str) -> int:
+    """How many channels a member with parts has on that side."""
+    names = ("num_channels",) if side == "entry" else ("out_channels",) if side == "out" else ("in_channels",)
+    return int(getattr(module, names[0]))
+
+
+def _in_step(member: Member, width: int, channels: int) -> bool:
+    """Whether a member's entries are the channels of the group, all of them and in their order."""
+    entries = sorted(zip(member.indices, member.channels, strict=True))
+    return entries == [(i, i * channels // width) for i in range(width)]
 
 
 def _forward(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[Tensor]:

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from modeltailor.compress.structure.answers import Answer, answer_of, others_loss
 from modeltailor.compress.structure.augment import mix, vary
-from modeltailor.compress.structure.calling import call, first_tensor
-from modeltailor.compress.structure.computing import autocast, training_device
+from modeltailor.compress.structure.calling import call
+from modeltailor.compress.structure.computing import autocast, drawing, training_device
 from modeltailor.compress.structure.feature_matching import FeatureMatching
-from modeltailor.compress.structure.losses import Task, answer_loss, labels_teach, task_of
+from modeltailor.compress.structure.losses import Task, answer_loss, class_axis, labels_teach, task_of
 from modeltailor.compress.structure.schedule import make_optimizer, rate_at
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structure.watching import LOOKS_AN_EPOCH, Watch, held_out_rows
@@ -27,10 +28,13 @@ __all__ = ["Pupil"]
 _SMALLEST_AUGMENTED = 16
 _MOST_REMEMBERED = 1 << 26  # values of the teacher's answers: 256 MiB
 _WATCH_BATCH = 256
+_OF_THE_NETWORK = 1  # sets the draws of a network apart from those of augmentation
 
 
 class Pupil:
     """A student while it learns. Everything that the rest of the training depends on is in :meth:`state`.
+
+    No kind of dropout is on. What a network draws by itself (stochastic depth) follows from the seed and the step.
 
     Args:
         student: changed in place; moved to the GPU where there is one, until :meth:`leave`.
@@ -62,8 +66,9 @@ class Pupil:
         if self.is_image:
             student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         student.to(self.device)
+        self._dropouts = _without_dropout(student)
         teacher.to(self.device).eval()
-        self.task, self.labels_teach = self._settled(task)
+        self.task, self.class_axis, self.labels_teach = self._settled(task)
         self._start_training()
         self.features = self._matched()
         self.optimizer = make_optimizer(student, training, self.features.parameters() if self.features else ())
@@ -77,7 +82,7 @@ class Pupil:
         self.full = True
         self.stopped = False
         self._order: tuple[int, NDArray[np.int64]] | None = None
-        self._known: Tensor | None = None
+        self._known: Answer | None = None
 
     def step(self, step: int, position: float) -> None:
         """One optimizer step.
@@ -91,13 +96,14 @@ class Pupil:
         """
         rows = self._rows(step)
         inputs, labels, varied = self._drawn(rows, step)
-        with self._precision():
-            target = self._teach(inputs) if varied or self.features else self._remembered(rows, inputs)
-            answer = first_tensor(call(self.student, inputs)).float()
-        loss = self._loss(inputs, answer, target, labels)
-        if self.features is not None:
-            loss = loss + self.training.feature_weight * self.features.loss()
-        loss.backward()  # type: ignore[no-untyped-call]
+        with drawing(_mixed(self.training.seed, step, _OF_THE_NETWORK), self.device):
+            with self._precision():
+                target = self._teach(inputs) if varied or self.features else self._remembered(rows, inputs)
+                answer = answer_of(call(self.student, inputs))
+            loss = self._loss(inputs, answer, target, labels)
+            if self.features is not None:
+                loss = loss + self.training.feature_weight * self.features.loss()
+            loss.backward()  # type: ignore[no-untyped-call]
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_at(position)
         nn.utils.clip_grad_norm_([p for p in self.student.parameters() if p.grad is not None], 5.0)
@@ -124,6 +130,8 @@ class Pupil:
         """Take hooks off, bring both networks back to the CPU, leave training mode."""
         if self.features is not None:
             self.features.close()
+        for layer, dropout in self._dropouts:
+            layer.dropout = dropout
         self.student.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.student.eval()
         self.teacher.to("cpu")
@@ -161,20 +169,20 @@ class Pupil:
             self.watch.weights = {k: v.to(self.device) for k, v in _under(tensors, "best").items()}
             self.stopped = facts["stopped"] == "True"
 
-    def _settled(self, task: Task | None) -> tuple[Task, bool]:
-        """What the output means, and whether labels teach: asked once, before anything is mixed or varied."""
+    def _settled(self, task: Task | None) -> tuple[Task, int, bool]:
+        """What the output means, where its classes lie, whether labels teach: asked before anything is mixed or varied."""
         inputs, labels = self._on_device(self.rows[:2])
-        output = self._teach(inputs)
-        settled = task or task_of(output, labels)
+        output = self._teach(inputs).first
+        settled, axis = task or task_of(output, labels), class_axis(output, labels)
         if labels is None or not labels_teach(output, labels, settled, guessed=task is None):
-            return settled, False
+            return settled, axis, False
         moved = self.augments and labels.numel() != len(labels)  # labels of places, which varied images move
-        return settled, not moved and self.mixup == 0
+        return settled, axis, not moved and self.mixup == 0
 
     def _start_training(self) -> None:
         self.student.train()
         for module in self.student.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()  # a student of a few epochs underfits: dropout costs accuracy
 
     def _matched(self) -> FeatureMatching | None:
@@ -233,32 +241,36 @@ class Pupil:
     def _precision(self) -> AbstractContextManager[object]:
         return autocast(self.training, self.device, suits=self.suits_low_precision)
 
-    def _teach(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _teach(self, inputs: dict[str, Tensor]) -> Answer:
         with torch.no_grad():
-            return first_tensor(call(self.teacher, inputs)).float()
+            return answer_of(call(self.teacher, inputs))
 
-    def _remembered(self, rows: NDArray[np.int64], inputs: dict[str, Tensor]) -> Tensor:
+    def _remembered(self, rows: NDArray[np.int64], inputs: dict[str, Tensor]) -> Answer:
         """The teacher's answers without augmentation: asked once a row."""
+        at = torch.from_numpy(rows)
+        if self._known is not None:
+            known = self._known.mapped(lambda v: v[at])
+            if not bool(known.first.isnan().any()):
+                return known.mapped(lambda v: v.to(self.device))
+        asked = self._teach(inputs)
         if self._known is None:
-            shape = self._teach({k: v[:1] for k, v in inputs.items()}).shape[1:]
-            if shape.numel() * len(self.data) > _MOST_REMEMBERED:
-                return self._teach(inputs)
-            self._known = torch.full((len(self.data), *shape), math.nan)
-        known = self._known[torch.from_numpy(rows)]
-        if bool(known.isnan().any()):
-            known = self._teach(inputs).cpu()
-            self._known[torch.from_numpy(rows)] = known
-        return known.to(self.device)
+            if not asked.has_rows(len(rows)) or asked.n_values // len(rows) * len(self.data) > _MOST_REMEMBERED:
+                return asked
+            self._known = asked.room(len(self.data))
+        self._known.write(at, asked.mapped(Tensor.cpu))
+        return asked
 
-    def _loss(self, inputs: dict[str, Tensor], answer: Tensor, target: Tensor, labels: Tensor | None) -> Tensor:
-        mask = inputs.get("attention_mask")
-        if mask is not None and answer.ndim == 3 and mask.shape == answer.shape[:2]:
-            read = mask.bool()  # what stands at padded positions is read by nobody
+    def _loss(self, inputs: dict[str, Tensor], given: Answer, wanted: Answer, labels: Tensor | None) -> Tensor:
+        answer, target, mask = given.first, wanted.first, inputs.get("attention_mask")
+        read = None if mask is None else mask.bool()  # what stands at padded positions is read by nobody
+        if read is not None and answer.ndim == 3 and read.shape == answer.shape[:2]:
             answer, target = answer[read][None], target[read][None]
             labels = (
-                labels.reshape(mask.shape)[read] if labels is not None and labels.numel() == mask.numel() else labels
+                labels.reshape(read.shape)[read] if labels is not None and labels.numel() == read.numel() else labels
             )
-        return answer_loss(answer, target, labels, self.training, self.task)
+        loss = answer_loss(answer, target, labels, self.training, self.task, self.class_axis)
+        others = others_loss(given, wanted, read)
+        return loss if others is None else loss + others
 
     def _look(self, watch: Watch) -> bool:
         """Compute the loss of what would be handed back on the held-out rows; return whether to go on."""
@@ -271,7 +283,7 @@ class Pupil:
             for start in range(0, len(self.watched), _WATCH_BATCH):
                 inputs, labels = self._on_device(rows := self.watched[start : start + _WATCH_BATCH])
                 labels = labels if self.labels_teach else None
-                answer, target = first_tensor(call(self.student, inputs)).float(), self._teach(inputs)
+                answer, target = answer_of(call(self.student, inputs)), self._teach(inputs)
                 total += float(self._loss(inputs, answer, target, labels)) * len(rows)
             go_on = watch.look(total / len(self.watched), lambda: dict(_floats(self.student)))
             for name, value in _floats(self.student):
@@ -290,9 +302,18 @@ def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((k, v) for k, v in module.state_dict().items() if v.is_floating_point())
 
 
+def _without_dropout(module: nn.Module) -> list[tuple[nn.MultiheadAttention | nn.RNNBase, float]]:
+    """Turn off, in place, the dropout inside layers that have it as a number; return what it was."""
+    kinds = nn.MultiheadAttention | nn.RNNBase
+    found = [(m, m.dropout) for m in module.modules() if isinstance(m, kinds) and isinstance(m.dropout, float)]
+    for layer, _ in found:
+        layer.dropout = 0.0
+    return found
+
+
 def _under(tensors: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     return {k.removeprefix(f"{kind}."): v for k, v in tensors.items() if k.startswith(f"{kind}.")}
 
 
-def _mixed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

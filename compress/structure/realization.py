@@ -141,9 +141,13 @@ class _Course:
     def teach(
         self, student: nn.Module, training: Training, assistants: list[Callable[[], nn.Module]], structure: Structure
     ) -> tuple[nn.Module, bool]:
-        """Return the trained student and whether it came from the cache; the stages share epochs and deadline."""
+        """Return the trained student and whether it came from the cache; the stages share epochs and deadline.
+
+        What an assistant in a hurry taught depends on more than the key, and is not kept.
+        """
         stages = len(assistants) + 1
         started = time.monotonic()
+        cache_dir = self.cache_dir
         part = dataclasses.replace(
             training, epochs=training.epochs / stages, seed=training.seed * 1_000_003 + self.seed
         )
@@ -156,18 +160,19 @@ class _Course:
         )
         for stage, make in enumerate([] if done_before else assistants):
             assistant = make()
-            learn_once(
+            learned = learn_once(
                 assistant, teacher, self.train, dataclasses.replace(part, features=()), key=f"{self.key}-{stage}",
-                cache_dir=self.cache_dir, task=self.task, progress=self._share(stage, stages),
+                cache_dir=cache_dir, task=self.task, progress=self._share(stage, stages),
                 deadline_s=self._left(started, stage, stages),
             )  # fmt: skip
+            cache_dir = cache_dir if learned.full else None
             teacher = assistant
-        from_cache = learn_once(
-            student, teacher, self.train, part, key=self.key, cache_dir=self.cache_dir, task=self.task,
+        learned = learn_once(
+            student, teacher, self.train, part, key=self.key, cache_dir=cache_dir, task=self.task,
             settle=settle_weights, settled=plain, progress=self._share(stages - 1, stages),
             deadline_s=self._left(started, stages - 1, stages),
         )  # fmt: skip
-        return (plain if from_cache else student), from_cache
+        return (plain if learned.from_cache else student), learned.from_cache
 
     def _share(self, stage: int, stages: int) -> Callable[[float], None] | None:
         progress = self.progress
@@ -203,7 +208,7 @@ def _key(
             "seed": seed,
             "multiple": multiple,
             "task": task,
-            "version": 2,
+            "version": 3,
         },
         32,
     )

@@ -92,7 +92,7 @@ def recover(
     }
     key = content_key(
         {
-            "recovery": 2,
+            "recovery": 3,
             "model": fingerprint(module),
             "teacher": fingerprint(teacher),
             "bits": bits,
@@ -113,7 +113,7 @@ def recover(
             made, teacher, train, dataclasses.replace(training, seed=training.seed * 1_000_003 + seed), key=key,
             cache_dir=cache_dir, task=task, settle=settle_weights, settled=plain,
             progress=progress, deadline_s=deadline_s,
-        )  # fmt: skip
+        ).from_cache  # fmt: skip
         made = plain if from_cache else made
     return Recovered(module=made, bits=bits, key=key, from_cache=from_cache, seconds=time.monotonic() - started)
 

@@ -76,7 +76,7 @@ def reshape(
     _thin_out(made, inputs, structure, calibration)
     try:
         got = output_shapes(made, inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
         raise CandidateError(
             "UNSUPPORTED", ", ".join(g for g, _ in structure.keep) or "structure",
             f"the changed network does not run: {error}", "keep these groups whole",
@@ -127,7 +127,7 @@ def _remove_channels(
     for name, share in structure.keep:
         if name in attentions:
             scores = head_scores(made, attentions[name], structure.score, figures)
-            silent[name] = _weakest(scores, attentions[name].heads - kept_channels(len(scores), share, 1), 1)
+            silent[name] = _weakest(scores, attentions[name].heads - kept_channels(len(scores), share, 1))
     graph = PruningGraph(made, inputs)
     couplings = prunable(graph)
     plans: list[tuple[Coupling, list[int]]] = []
@@ -139,7 +139,8 @@ def _remove_channels(
             continue  # it went with its block
         keep = kept_channels(coupling.channels, share, multiple, coupling.divisor)
         scores = channel_scores(made, coupling, structure.score, figures)
-        plans.append((coupling, _weakest(scores, coupling.channels - keep, coupling.divisor)))
+        gone = _weakest(scores, coupling.channels - keep, coupling.divisor, coupling.alike)
+        plans.append((coupling, gone))
     for coupling, gone in plans:
         if gone:
             graph.remove(coupling, gone)
@@ -168,11 +169,15 @@ def _shape(module: nn.Module, name: str) -> tuple[int, ...]:
     return tuple(module.get_parameter(f"{name}.weight").shape)
 
 
-def _weakest(scores: Tensor, n: int, divisor: int) -> list[int]:
-    """Channels to remove, equally many in each part of a grouped convolution."""
-    parts = scores.view(divisor, -1)
+def _weakest(scores: Tensor, n: int, divisor: int = 1, alike: int = 1) -> list[int]:
+    """Channels to remove: equally many in each of ``divisor`` parts, at the same positions in each of ``alike`` parts.
+
+    Positions that go together are ranked by their mean score.
+    """
+    parts = scores.view(alike, divisor // alike, -1).mean(0)
     order = torch.argsort(parts, dim=1, stable=True)[:, : n // divisor]
-    return sorted((order + torch.arange(divisor)[:, None] * parts.shape[1]).flatten().tolist())
+    once = (order + torch.arange(len(parts))[:, None] * parts.shape[1]).flatten()
+    return sorted((once + torch.arange(alike)[:, None] * parts.numel()).flatten().tolist())
 
 
 def _inherit(made: nn.Module, module: nn.Module) -> None:

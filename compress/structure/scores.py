@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from modeltailor.compress.structure.calling import call, first_tensor
 from modeltailor.compress.structure.pruning_graph import Coupling, Member
+from modeltailor.compress.structure.thawing import thawed
 from modeltailor.compress.structure.training_data import TrainingData
 from modeltailor.compress.structures import ChannelScore
 from modeltailor.errors import ConfigError
@@ -136,12 +137,12 @@ def gradients(module: nn.Module, inputs: Mapping[str, Tensor], labels: Tensor | 
     """Return the gradient of the loss by parameter name: cross-entropy with integer labels, else output energy.
 
     Args:
-        module: in ``eval`` mode; its own gradients stay untouched.
+        module: in ``eval`` mode; its own gradients stay untouched; frozen parameters count as others do.
         inputs: one batch.
         labels: [n] integer classes, or ``None``.
     """
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    with torch.enable_grad():
+    with thawed(module), torch.enable_grad():
+        named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         output = first_tensor(call(module, inputs)).float()
         if labels is not None and not labels.is_floating_point() and output.ndim == 2:
             loss = functional.cross_entropy(output, labels)

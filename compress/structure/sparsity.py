@@ -59,7 +59,7 @@ def sparsify(
         calibration: what enters the layers is read off here; ``magnitude`` needs none.
 
     Raises:
-        CandidateError: a layer is unknown or has no weight of that kind.
+        CandidateError: a layer is unknown, has no weight of that kind, or is never called though its inputs count.
         ConfigError: the score needs calibration data.
     """
     for name in sparsity:
@@ -70,8 +70,12 @@ def sparsify(
         return
     if calibration is None:
         raise ConfigError("CFG-11", "structure.sparsity_score", f"{score} needs calibration data", "or use magnitude")
+    left = dict(sparsity)
     for name, moment in input_moments(module, calibration, list(sparsity)):
-        _write(module, name, thinned(_rows(module, name), moment, sparsity[name], pattern, score))
+        _write(module, name, thinned(_rows(module, name), moment, left.pop(name), pattern, score))
+    for name in left:
+        what = f"{score} looks at what enters a layer, and this one is never called"
+        raise CandidateError("UNSUPPORTED", name, what, "use magnitude")
 
 
 def thinned(rows: Tensor, moment: Tensor | None, share: float, pattern: str, score: WeightScore) -> Tensor:
@@ -79,15 +83,18 @@ def thinned(rows: Tensor, moment: Tensor | None, share: float, pattern: str, sco
 
     Args:
         rows: [groups, outputs of a group, K].
-        moment: ``E[x x^T]`` of what enters, [groups, K, K]; ``None`` for ``magnitude``.
+        moment: ``E[x x^T]`` of what enters, [groups, K, K]; for ``wanda`` its diagonal alone will do, [groups, K];
+            ``None`` for ``magnitude``.
         share: of zeros in ``unstructured`` weights.
         pattern: ``unstructured`` or ``N:M``.
         score: how weights are ranked.
     """
-    if moment is None or score == "magnitude":
+    if score == "magnitude":
         return rows * _largest(rows.abs(), share, pattern, within_row=False)
+    assert moment is not None
     if score == "wanda":
-        norms = moment.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()[:, None, :]
+        squares = moment if moment.ndim == 2 else moment.diagonal(dim1=1, dim2=2)
+        norms = squares.clamp_min(0).sqrt()[:, None, :]
         return rows * _largest(rows.abs() * norms, share, pattern, within_row=True)
     return torch.stack([pruned_with_compensation(w, m, share, pattern) for w, m in zip(rows, moment, strict=True)])
 

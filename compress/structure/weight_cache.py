@@ -56,7 +56,7 @@ class WeightCache:
         Raises:
             EnvironmentFault: the folder cannot be written.
         """
-        body = safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()}, dict(facts))
+        body = safetensors.torch.save(_apart(tensors), dict(facts))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_bytes(self.folder / name, sha256_bytes(body).encode() + b"\n" + body)
@@ -80,3 +80,15 @@ class WeightCache:
             if path.name != keep:
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, contiguous and without memory in common (tied weights): the format holds each name by itself."""
+    made: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().contiguous()
+        place = value.untyped_storage().data_ptr()
+        made[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return made

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modeltailor.errors import CandidateError, ModelError
+from modeltailor.errors import CandidateError, ModelError, shown
 from modeltailor.search.stages.facts import FactorFacts, GroupFacts
 from modeltailor.search.stages.workshop import Workshop
 
@@ -33,13 +33,7 @@ class Shapes:
 
 def shapes_of_module(workshop: Workshop) -> Shapes:
     """Return what can be changed in the workshop's PyTorch network."""
-    from modeltailor.compress.structure import (
-        TrainingData,
-        channel_groups,
-        factorizable_layers,
-        removal_order,
-        resolutions,
-    )
+    from modeltailor.compress.structure import channel_groups, factorizable_layers, resolutions
     from modeltailor.compress.structure.cost import layer_costs
 
     assert workshop.module is not None
@@ -47,7 +41,7 @@ def shapes_of_module(workshop: Workshop) -> Shapes:
     macs = sum(c.macs for c in layer_costs(module, example))
     try:
         found = channel_groups(module, example)
-        blocks = removal_order(module, example, TrainingData(inputs=workshop.calibration()))
+        blocks, notes = _blocks_in_order(workshop)
         factors = _factors(factorizable_layers(module, example))
         smaller = resolutions(module, example)
     except CandidateError as error:
@@ -56,7 +50,20 @@ def shapes_of_module(workshop: Workshop) -> Shapes:
         GroupFacts(name=g.name, channels=g.channels, coupled=g.coupled, macs_share=g.macs_share, kind=g.kind)
         for g in found
     )
-    return Shapes(groups=groups, blocks=blocks, factors=factors, resolutions=smaller, macs=macs)
+    return Shapes(groups=groups, blocks=blocks, factors=factors, resolutions=smaller, macs=macs, notes=notes)
+
+
+def _blocks_in_order(workshop: Workshop) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The removable blocks, the one that is missed least first, and notes; none where ranking them fails."""
+    from modeltailor.compress.structure import TrainingData, removal_order
+
+    assert workshop.module is not None
+    data = TrainingData(inputs=workshop.calibration())
+    try:
+        return removal_order(workshop.module, workshop.example(), data), ()
+    except (RuntimeError, MemoryError) as error:
+        reason = f"{type(error).__name__}: {shown(error, 160)}"
+        return (), (f"blocks are not removed, because they could not be ranked ({reason})",)
 
 
 def shapes_of_file(workshop: Workshop, source: Path) -> Shapes:

@@ -17,6 +17,7 @@ from modeltailor.compress.structure.computing import autocast, training_device
 from modeltailor.compress.structure.learning import learn_once
 from modeltailor.compress.structure.losses import answer_loss
 from modeltailor.compress.structure.pupil import Pupil
+from modeltailor.compress.structure.realization import Realized
 from modeltailor.compress.structure.watching import held_out_rows
 from modeltailor.errors import ConfigError
 from modeltailor.workloads.model import not_finite
@@ -181,6 +182,38 @@ def test_the_student_learns_from_its_assistant(data: TrainingData, tmp_path: Pat
     )  # fmt: skip
     assert alone.assistants == 0
     assert alone.key != made.key
+
+
+def test_what_a_hurried_assistant_taught_is_not_kept(data: TrainingData, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The deadline cuts the assistant short; the student has time enough for its own part of the schedule."""
+    clock = [0.0]
+    monkeypatch.setattr("modeltailor.compress.structure.distillation.time.monotonic", lambda: clock[0])
+    structure = Structure(width=0.25, training=Training(epochs=2, batch_size=50, assistants=1))
+
+    def made(cache_dir: Path | None, slow: bool, **more: object) -> Realized:
+        steps = [0]
+
+        def tick(_: float) -> None:
+            steps[0] += 1
+            clock[0] += 20.0 if slow and steps[0] < 4 else 0.0  # the assistant's first steps take long
+
+        return realize(
+            structure, Net(24).eval(), example_inputs=torch.zeros(1, 6), train=data, task="regression",
+            student=lambda width, _: Net(round(24 * width), seed=2), cache_dir=cache_dir, progress=tick, **more,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    hurried = made(tmp_path, slow=True, deadline_s=100.0)
+    assert hurried.trained
+    assert list(tmp_path.iterdir()) == []
+    full = made(tmp_path, slow=False)
+    assert (full.key, full.from_cache) == (hurried.key, False)
+    assert len(list(tmp_path.glob("*.weights"))) == 2
+    again = made(tmp_path, slow=False)
+    assert again.from_cache
+    whole = made(None, slow=False).module.state_dict()
+    assert all(torch.equal(v, whole[k]) for k, v in again.module.state_dict().items())
+    from_full = made(tmp_path, slow=True, deadline_s=100.0)  # a full training is used, also by those in a hurry
+    assert from_full.from_cache
 
 
 def test_low_precision_is_for_images_and_tokens_alone() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modeltailor.compress import Structure
 from modeltailor.compress.structure import TrainingData, factorizable_layers, realize, reshape, resolutions
@@ -102,3 +102,40 @@ def test_resolution_where_the_head_allows_it(tmp_path: Path) -> None:
         reshape(Structure(resolution=0.25), free, image)
     with pytest.raises(ConfigError, match="resolution"):
         Structure(resolution=2.0)
+
+
+def test_layers_whose_parent_reads_their_weight_stay_whole() -> None:
+    """A ``TransformerEncoderLayer`` that does not learn computes with the weights of its layers, past their forward."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.layers, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.layers(x))
+
+    whole, example = Encoder().eval(), torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    found = {f.name for f in factorizable_layers(whole, example)}
+    assert not any(n.endswith(("linear1", "linear2")) for n in found)
+    assert "head" in found
+    made = reshape(Structure(ranks=(("head", 4),)), whole, example)
+    with torch.no_grad():
+        assert made(example).shape == whole(example).shape
+    with pytest.raises(CandidateError, match=r"layers\.layers\.0\.linear1"):
+        reshape(Structure(ranks=(("layers.layers.0.linear1", 4),)), whole, example)
+
+
+def test_a_parent_that_reads_a_weight_refuses_the_structure() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.inner.weight.T
+
+    with pytest.raises(CandidateError, match="does not run"):
+        reshape(Structure(ranks=(("inner", 4),)), Reading(), torch.randn(2, 16))

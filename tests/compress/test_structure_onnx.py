@@ -350,3 +350,34 @@ def test_a_bias_of_several_layers_is_not_moved_for_one_of_them() -> None:
     pruned = prune_onnx(made, {group.name: 0.5}, calibration={"x": x})
     (y,) = open_session(pruned.SerializeToString(), RuntimeOptions()).run(None, {"x": x})
     np.testing.assert_allclose(y[:, 4:], x @ c + bias, rtol=1e-4, atol=1e-5)
+
+
+def _wide(width: int) -> tuple[ModelProto, NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """A product over many inputs, half of which hardly carry anything."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(width, 4)).astype(np.float32)
+    x = (rng.normal(size=(64, width)) * np.where(np.arange(width) % 2, 1.0, 1e-3)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "wide.weight"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(a, "wide.weight")],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), a, {"x": x}
+
+
+@pytest.mark.parametrize("width", [64, 8200])
+def test_zeros_lie_where_little_enters_whatever_the_number_of_inputs(width: int) -> None:
+    model, a, x = _wide(width)
+    made = sparsify_onnx(model, {"wide": 0.5}, score="wanda", calibration=x)
+    kept = numpy_helper.to_array(made.graph.initializer[0]) != 0
+    assert kept[1::2].mean() > 0.98
+    expected = np.abs(a) * np.sqrt(np.square(x["x"]).mean(0))[:, None]
+    for column in range(4):
+        assert set(np.flatnonzero(kept[:, column])) == set(np.argsort(-expected[:, column])[: width // 2])
+
+
+def test_compensation_over_too_many_inputs_is_refused() -> None:
+    model, _, x = _wide(8200)
+    with pytest.raises(CandidateError, match=r"wide: .*8200"):
+        sparsify_onnx(model, {"wide": 0.5}, score="obs", calibration=x)

@@ -8,9 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from modeltailor.compress import Format, Training
-from modeltailor.compress.structure import TrainingData, rank_blocks, recover, removal_order
+from modeltailor.compress.structure import (
+    TrainingData,
+    layer_costs,
+    rank_blocks,
+    recover,
+    removable_blocks,
+    removal_order,
+)
 from modeltailor.compress.structure.fake_quantization import RoundedWeight, grid_limits, round_weights, settle_weights
 from modeltailor.compress.structure.learning import norms_behind
+from modeltailor.compress.structure.losses import Task
 
 EXAMPLE = torch.zeros(1, 1, 8, 8)
 
@@ -79,6 +87,67 @@ def test_mirroring_before_rounding_changes_nothing() -> None:
     assert isinstance(module[0].weight, nn.Parameter)
 
 
+class Reading(nn.Module):
+    """A convolution with a normalisation behind it, whose output, or layers, something else uses, too."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way = way
+        self.conv, self.other = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(1, 6, 1)
+        self.norm, self.second = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 3)
+        with torch.no_grad():
+            for norm in (self.norm, self.second):
+                norm.weight.copy_(torch.tensor([1.0, -1.0, 0.7, -0.5, 1.3, -2.0]))
+                norm.running_mean.copy_(torch.randn(6))
+            self.second.weight.mul_(torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        match self.way:
+            case "alone":
+                y = torch.relu(self.norm(y))
+            case "shortcut":
+                y = y + torch.relu(self.norm(y))
+            case "view":
+                y = torch.relu(self.norm(y)) + y.view(*y.shape)
+            case "changed":
+                y = torch.relu(self.norm(y.add_(1)))
+            case "two norms":
+                y = torch.relu(self.norm(y)) + torch.relu(self.second(y))
+            case "norm twice":
+                y = torch.relu(self.norm(y)) + torch.relu(self.norm(self.other(x)))
+            case "layer twice":
+                y = torch.relu(self.norm(y)) + torch.relu(self.conv(2 * x))
+            case "output":
+                return self.head(torch.relu(self.norm(y)).mean((2, 3))), y
+        return self.head(torch.relu(y).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "way", ["alone", "shortcut", "view", "changed", "two norms", "norm twice", "layer twice", "output"]
+)
+def test_channels_are_mirrored_only_where_the_normalisation_alone_reads_them(way: str) -> None:
+    module, x = Reading(way).eval(), torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    followers = norms_behind(module, {"x": x})
+    assert followers == ({"conv": "norm"} if way == "alone" else {})
+    with torch.no_grad():
+        before = module(x)
+        round_weights(module, {"conv": 8}, followers)
+        after = module(x)
+    pairs = zip(before, after, strict=True) if way == "output" else ((before, after),)
+    for wanted, got in pairs:
+        assert torch.allclose(got, wanted, atol=0.02 * float(wanted.abs().max()))
+    assert bool((module.norm.weight > 0).all()) == (way == "alone")
+
+
+def test_a_normalisation_of_positions_is_none_of_the_channels() -> None:
+    module = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).eval()  # [n, 5 positions, 5 channels]
+    assert norms_behind(module, {"x": torch.randn(2, 5, 6)}) == {}
+    assert norms_behind(module, {"x": torch.randn(2, 6)}) == {"0": "1"}
+
+
 def test_recovered_weights_lie_on_their_grids_also_after_folding(tmp_path: Path) -> None:
     teacher = network()
     formats = {"0": Format.parse("w4a8"), "3": Format.parse("w2a8"), "8": Format.parse("w3"), "9": Format.parse("w8a8")}
@@ -142,6 +211,64 @@ def test_the_block_that_does_nothing_is_missed_least() -> None:
     assert ranked[0].parameters == 84
     assert ranked[0].macs_share == pytest.approx(72 / 240)
     assert removal_order(module, torch.zeros(1, 6), calibration) == ("0.1", "0.2", "0.0")
+
+
+def _branching(largest: list[int]) -> nn.Module:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            largest.append(len(x))
+            return x + self.b(torch.tanh(self.a(x)))
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Sequential(Block(), Block()), nn.Linear(6, 4))
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_blocks_are_ranked_a_few_rows_at_a_time(task: Task) -> None:
+    seen: list[int] = []
+    module = _branching(seen)
+    x = np.random.default_rng(0).normal(size=(75, 6)).astype(np.float32)
+    ranked = rank_blocks(module, torch.zeros(1, 6), TrainingData(inputs={"x": x}), task=task)
+    order = removal_order(module, torch.zeros(1, 6), TrainingData(inputs={"x": x}), task=task)
+    assert max(seen) == 32
+    assert order[0] == ranked[0].name
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(x))
+        for block in ranked:
+            kept = module[0][1 if block.name == "0.0" else 0]
+            got = module[1](kept(torch.from_numpy(x)))
+            logs = got.log_softmax(1), wanted.log_softmax(1)
+            expected = (
+                (logs[1].exp() * (logs[1] - logs[0])).sum(1).mean()
+                if task == "classification"
+                else (got - wanted).square().mean() / wanted.square().mean()
+            )
+            assert block.divergence == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_nothing_is_run_for_a_network_without_removable_blocks() -> None:
+    seen: list[int] = []
+    module = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    module[0].register_forward_hook(lambda *a: seen.append(len(a[1][0])))
+    calibration = TrainingData(inputs={"x": np.zeros((75, 6), np.float32)})
+    assert rank_blocks(module, torch.zeros(1, 6), calibration) == ()
+    assert removal_order(module, torch.zeros(1, 6), calibration) == ()
+    assert set(seen) <= {1}
+
+
+def test_looking_at_a_network_leaves_each_part_in_its_mode() -> None:
+    module = _branching([])
+    module.train()
+    module[0][1].eval()
+    modes = [m.training for m in module.modules()]
+    layer_costs(module, {"x": torch.zeros(1, 6)})
+    assert [m.training for m in module.modules()] == modes
+    removable_blocks(module, torch.zeros(1, 6))
+    assert [m.training for m in module.modules()] == modes
 
 
 def test_files_hold_the_trained_integers_and_give_the_same_outputs(tmp_path: Path) -> None:

@@ -132,3 +132,24 @@ def test_what_cannot_be_sparse_is_named(data: TrainingData) -> None:
         Structure(sparsity=(("0", 0.7),), pattern="2:4")
     with pytest.raises(ConfigError, match="4:2"):
         Structure(pattern="4:2")
+
+
+@pytest.mark.parametrize("score", ["wanda", "obs"])
+def test_a_layer_that_is_never_called_is_refused_where_inputs_count(score: str, data: TrainingData) -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = network(), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x) @ self.head.weight.T
+
+    whole = Reading().eval()
+    with pytest.raises(CandidateError, match=r"head: .*never called"):
+        realize(
+            Structure(sparsity=(("body.0", 0.5), ("head", 0.5)), sparsity_score=score), whole,  # type: ignore[arg-type]
+            example_inputs=EXAMPLE, calibration=data,
+        )  # fmt: skip
+    made = realize(Structure(sparsity=(("head", 0.4),)), whole, example_inputs=EXAMPLE).module
+    assert int((made.head.weight == 0).sum()) == 8
