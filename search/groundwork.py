@@ -264,7 +264,7 @@ def _seed(course: Course, space: SearchSpace, choice: FormatChoice, known: Itera
 
 
 def _note(course: Course, choice: FormatChoice, facts: PreparedFacts, arms: tuple[Arm, ...], probed: Probed) -> None:
-    notes = [*facts.notes, *probed.notes, *choice.notes]
+    notes = [*choice.notes]
     closed = [a for a in course.plan.axes if a != "formats" and not any(arm.axis == a for arm in arms)]
     if closed and facts.kind == "onnx":
         notes.append(f"{' and '.join(closed)}: needs a PyTorch model")

@@ -94,6 +94,7 @@ def _phases(course: Course) -> RunHistory:
     probed, further = probe(course, [s.site for s in sites])
     fp32, settings = measure_baselines(course, probed, further)
     course.phase = "search"
+    course.add_notes(*facts.notes, *probed.notes)
     if not _is_over(course):
         reason = course.used_up()  # by the baselines: what a search stands on takes time, too
         if not reason:
