@@ -79,8 +79,7 @@ class Course:
         self._spent_before = float(self.ledger.attribute("elapsed", 0.0))
         self._seconds: dict[str, float] = dict(self.ledger.attribute("seconds", {}))
         self._first_number = self.ledger.next_number()  # trials before it are of earlier parts of the run
-        self._patience_before = float(self.ledger.attribute("trial_timeout_s", self.plan.trial_timeout_s))
-        self.ledger.keep("trial_timeout_s", self.plan.trial_timeout_s)
+        self._patience_before = float(self.ledger.attribute("trial_timeout_s", 0.0))
 
     def evaluate(self, recipe: Recipe, role: Role, label: str, *, deadline_s: float | None = None) -> TrialRecord:
         """Evaluate a recipe that no sampler asked for, unless that was done before; its record is on disk at once."""
@@ -91,6 +90,8 @@ class Course:
         number = self.ledger.next_number()
         task = Task(number=number, recipe=recipe, role=role, label=label, deadline_s=deadline_s)
         record = self.stamp(self.executor.submit(task).result())
+        if known is not None:
+            self.ledger.supersede(known.number)
         self.ledger.add(record)
         self.after(record)
         return record
@@ -99,7 +100,7 @@ class Course:
         """Whether a part of the run that is over ended with a failure that need not be one now."""
         if record.number >= self._first_number:
             return False
-        if record.role == "fp32" and not (record.is_measured and all(p.is_measured for p in record.elsewhere.values())):
+        if record.role == "fp32" and not record.is_measured_everywhere:
             return True  # without the original there is no run
         return record.outcome == "TIMEOUT" and self.plan.trial_timeout_s > self._patience_before
 

@@ -22,7 +22,7 @@ __all__ = ["MOST_FINALISTS", "certify_finalists", "choose_finalists"]
 MOST_FINALISTS = 14
 
 _FEWEST_SCORED = 3
-"""The original, the recommended model and the best uniform one are scored on ``test`` whatever it takes."""
+"""The original, the recommended model and the best uniform one of each device are scored on ``test`` whatever it takes."""
 
 _SCORING_SHARE = 0.4
 _AUDIT_SHARE = 0.15
@@ -140,9 +140,10 @@ def _scored_on_test(
 ) -> dict[str, ScoredModel]:
     """Score finalists on ``test`` in their order, by key; what fails is left out, and so is what there is no time for."""
     started = time.monotonic()
+    fewest = 1 + (_FEWEST_SCORED - 1) * (1 + len(executor.elsewhere.devices))
     found: dict[str, ScoredModel] = {}
     for number, trial in enumerate(finalists):
-        if number >= _FEWEST_SCORED and time.monotonic() - started > seconds:
+        if number >= fewest and time.monotonic() - started > seconds:
             break
         say(f"scoring {trial.label or trial.key[:8]} on test")
         path = executor.folder.artifact(trial.sha256)

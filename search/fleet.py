@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from modeltailor.compress import Format, Recipe, Settings, Site
@@ -128,9 +129,11 @@ def finalists_on_all(history: RunHistory, *, minimize: bool) -> tuple[TrialRecor
     most = max(_FEWEST_FINALISTS, MOST_FINALISTS - 4 * (len(views) - 1))
     found: dict[str, TrialRecord] = {}
     own = {t.key: t for t in reversed(history.trials) if t.is_measured}
-    for view in views:
-        for trial in choose_finalists(view, budget_on(view), minimize=minimize, most=most):
-            found.setdefault(trial.key, own[trial.key])
+    chosen = [choose_finalists(view, budget_on(view), minimize=minimize, most=most) for view in views]
+    for alike in zip_longest(*chosen):  # in turns: however few there is time for, each device's first are among them
+        for trial in alike:
+            if trial is not None:
+                found.setdefault(trial.key, own[trial.key])
     for compromise in good_on_all(dict(zip(device_names(history), views, strict=True)), minimize=minimize)[:1]:
         found.setdefault(compromise.key, own[compromise.key])
     return tuple(found.values())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from modeltailor.search.devices import elsewhere_excess, elsewhere_ratio
 from modeltailor.search.front import Objective, figures_of, margins
 from modeltailor.search.records import TrialRecord
-from modeltailor.search.run_folder import disk_faults
+from modeltailor.search.run_folder import SUPERSEDED, disk_faults
 from modeltailor.targets import Budget
 
 if TYPE_CHECKING:
@@ -52,22 +52,22 @@ class Ledger:
         self.minimize = minimize
         self.elsewhere = dict(elsewhere or {})
         self._records: dict[int, TrialRecord] = {}
+        self._superseded: list[int] = self.attribute(SUPERSEDED, [])
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def records(self) -> tuple[TrialRecord, ...]:
-        """All finished trials with a record of their own, by number."""
+        """All finished trials with a record of their own, by number, but for those that were evaluated again."""
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number not in self._records and "record" in trial.user_attrs and trial.state.is_finished():
                 self._records[trial.number] = TrialRecord.model_validate_json(trial.user_attrs["record"])
-        return tuple(self._records[n] for n in sorted(self._records))
+        return tuple(self._records[n] for n in sorted(self._records) if n not in self._superseded)
 
     def by_key(self) -> dict[str, TrialRecord]:
-        """Finished trials by recipe key; the first that was measured where a recipe was evaluated twice, or the last."""
+        """Finished trials by recipe key; the first one where a recipe was evaluated twice."""
         found: dict[str, TrialRecord] = {}
         for record in self.records():
-            if record.key not in found or not found[record.key].is_measured:
-                found[record.key] = record
+            found.setdefault(record.key, record)
         return found
 
     def next_number(self) -> int:
@@ -106,6 +106,25 @@ class Ledger:
         )
         with disk_faults("study.db"):
             self.study.add_trial(trial)
+
+    def supersede(self, number: int) -> None:
+        """Let a failed trial be none of the run's: its recipe was evaluated again. Its point of the curve goes with it."""
+        numbers = [r.number for r in self.records()]
+        curve = self.attribute("hypervolume", [])
+        if len(curve) == len(numbers):
+            self.keep("hypervolume", [point for n, point in zip(numbers, curve, strict=True) if n != number])
+        self._superseded.append(number)
+        self.keep(SUPERSEDED, self._superseded)
+
+    def pass_over(self, trial: optuna.trial.Trial) -> None:
+        """Settle a trial that was asked for and not evaluated; nobody is to learn anything from it."""
+        import optuna
+
+        from modeltailor.search.sampler.space import PASSED_OVER
+
+        with disk_faults("study.db"):
+            trial.set_user_attr(PASSED_OVER, True)
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
     def finish(self, trial: optuna.trial.Trial, record: TrialRecord, *, copy_of: int | None = None) -> None:
         """Store the record of a trial that was asked for, then its state.

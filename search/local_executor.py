@@ -335,7 +335,7 @@ class LocalExecutor:
     def remember(self, records: Iterable[TrialRecord]) -> None:
         """Take over screenings that are known already, so that no graph is timed twice."""
         for record in records:
-            if record.is_measured and record.graph and record.timed_as is None:
+            if record.is_measured_everywhere and record.graph and record.timed_as is None:
                 self._screened.setdefault(record.graph, record)
 
     @property

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from optuna.trial import TrialState
-
 from modeltailor.compress import Format, Recipe, Structure
 from modeltailor.search.course import REFERENCE, Course
 from modeltailor.search.devices import is_met_on_all
@@ -17,7 +15,7 @@ from modeltailor.search.groundwork import Groundwork, is_affordable
 from modeltailor.search.racing import Race
 from modeltailor.search.records import Role, TrialRecord
 from modeltailor.search.recoveries import Recovery, propose_recovery
-from modeltailor.search.sampler import TailorSampler
+from modeltailor.search.sampler import PASSED_OVER, TailorSampler
 from modeltailor.search.sampler.goal import LEAST_TARGET, allowed_loss
 from modeltailor.search.stopping import broken, flat, solved
 from modeltailor.search.structures import Arm
@@ -101,7 +99,7 @@ class SearchLoop:
         asked = self.course.ledger.enqueued(trial)
         if asked is not None and self.ground.space.indices_of_params(asked) is None:
             # Put in the queue before the last baselines were measured, which decide what may be chosen.
-            self.course.study.tell(trial, state=TrialState.FAIL)
+            self.course.ledger.pass_over(trial)
             return "unreadable"
         structure, assignment = self.ground.space.suggest(trial)
         arm = self.ground.arms.get(structure)
@@ -115,7 +113,7 @@ class SearchLoop:
             self.course.ledger.finish(trial, known, copy_of=known.number)
             return "copy"
         if arm is not None and not is_affordable(self.course, arm) and not self._is_trained(arm):
-            self.course.study.tell(trial, state=TrialState.FAIL)
+            self.course.ledger.pass_over(trial)
             return "no time"
         self.course.say(f"trying {arm.label if arm else 'formats'}")
         role: Role = trial.user_attrs.get("role", "search")
@@ -188,7 +186,7 @@ class SearchLoop:
         tried = {
             t.user_attrs["seed_label"]
             for t in self.course.study.get_trials(deepcopy=False)
-            if "seed_label" in t.user_attrs
+            if "seed_label" in t.user_attrs and PASSED_OVER not in t.user_attrs
         }
         waiting = [a for a in self.ground.arms.values() if a.label not in tried and is_affordable(self.course, a)]
         searched = sum(t.role == "search" for t in records)

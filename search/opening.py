@@ -33,7 +33,7 @@ def prepare(course: Course) -> PreparedFacts:
     before = None if stored is None else RunRecord.model_validate_json(stored)
     if before is not None:
         _refuse_changes(course, before, facts)
-    _refuse_other_devices(course)
+        _refuse_other_devices(course, before)
     shapes = {name: value.shape for name, value in course.executor.inputs().items()}
     record = describe_run(course.request, facts, course.metric, shapes, before)
     course.study.set_user_attr("run", record.model_dump_json())
@@ -55,21 +55,19 @@ def _refuse_changes(course: Course, before: RunRecord, facts: PreparedFacts) -> 
         )
 
 
-def _refuse_other_devices(course: Course) -> None:
+def _refuse_other_devices(course: Course, before: RunRecord) -> None:
     """Times of another machine, runtime or profile must not stand beside those of this run under one device's name."""
     request = course.request
-    devices = {request.device.describe().name: request.device, **{o.name: o.device for o in request.others}}
-    found = {name: device.describe().fingerprint for name, device in devices.items()}
-    before = course.ledger.attribute("fingerprints")
-    if before is None:
-        course.ledger.keep("fingerprints", found)
-    elif changed := sorted(name for name in found if before.get(name) != found[name]):
-        raise StudyConflict(
-            "RUN-06",
-            request.out,
-            f"{changed[0]} is another machine, runtime or profile than when this run started",
-            "start a new run, with another --out; what it has in common with this one is taken from the cache",
-        )
+    there = {"": before.device, **{d.name: d.device for d in before.elsewhere}}
+    for name, device in (("", request.device), *((o.name, o.device) for o in request.others)):
+        facts, known = device.describe(), there.get(name, {}).get("fingerprint")
+        if known is not None and known != facts.fingerprint:
+            raise StudyConflict(
+                "RUN-06",
+                request.out,
+                f"{facts.name} is another machine, runtime or profile than when this run started",
+                "start a new run, with another --out; what it has in common with this one is taken from the cache",
+            )
 
 
 def probe(course: Course, sites: Sequence[Site]) -> tuple[Probed, tuple[Probed, ...]]:

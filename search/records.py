@@ -139,6 +139,11 @@ class TrialRecord(_Record):
         """Whether every figure is there."""
         return self.outcome == "MEASURED"
 
+    @property
+    def is_measured_everywhere(self) -> bool:
+        """Whether it ran on every further device of the study, too."""
+        return self.is_measured and all(p.is_measured for p in self.elsewhere.values())
+
 
 class FallBackRecord(_Record):
     """A node that does not run as the file or the recipe has it; ``share`` of the time of all nodes, 0..1."""

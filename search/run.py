@@ -93,6 +93,7 @@ def _phases(course: Course) -> RunHistory:
         sites = course.timed("build", course.executor.sites)
     probed, further = probe(course, [s.site for s in sites])
     fp32, settings = measure_baselines(course, probed, further)
+    course.ledger.keep("trial_timeout_s", course.plan.trial_timeout_s)
     course.phase = "search"
     course.add_notes(*facts.notes, *probed.notes)
     if not _is_over(course):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["STUDY_NAME", "RunFolder", "disk_faults"]
 
 STUDY_NAME = "modeltailor"
+SUPERSEDED = "superseded"
+"""Attribute of a study: numbers of failed trials whose recipe was evaluated again."""
 
 
 @contextlib.contextmanager
@@ -275,10 +277,11 @@ class RunFolder:
             raise StudyConflict(
                 "RUN-03", self.path, "the run stopped before anything was known", f"{_go_on(self.path)}"
             )
+        superseded = set(json.loads(attributes.get(SUPERSEDED, "[]")))
         trials = [
             TrialRecord.model_validate_json(t.user_attrs["record"])
             for t in found.get_trials(deepcopy=False)
-            if "record" in t.user_attrs
+            if "record" in t.user_attrs and t.number not in superseded
         ]
         return RunHistory(
             run=RunRecord.model_validate_json(attributes["run"]),

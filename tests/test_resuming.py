@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -118,22 +118,58 @@ def test_baselines_that_use_up_the_time_end_the_search_and_more_time_goes_on(
     assert short.history.stopped == "the time of 60 s is used up"
     assert all(t.role in ("fp32", "baseline") for t in short.history.trials)
     assert not {"settings", "sensitivity", "profile"} & set(dict(short.history.seconds))
+    RunFolder(tmp_path / "run").study().set_user_attr("elapsed", "60.0")  # of the clock that ran ahead
     longer = tailor(root, tmp_path / "run", "search.trials=8", "search.time=9000s", resume=True)
     assert longer.history.stopped == "all 8 trials are done"
     assert len(longer.history.trials) == 8
 
 
-def test_what_failed_on_the_original_is_tried_again(trained_digits: Path, tmp_path: Path) -> None:
-    root, out = trained_digits, tmp_path / "run"
-    job = modeltailor.load_job(root / "job.yaml", ("search.trials=3", "search.time=900s", "search.axes=[formats]"))
-    busy = FakeDevice(latency=lambda _: 1.0)
+class Impatient(FakeDevice):
+    """Times out on every file that has these bytes more or less, until it is given time."""
 
-    def time(*_: object) -> None:
-        raise CandidateError("TIMEOUT", "original.onnx", "took longer than 300 s", "")
+    patience_s = 1.0
 
-    busy.time = time  # type: ignore[assignment, method-assign]
+    def __init__(self, slow: Callable[[Path], bool]) -> None:
+        super().__init__(latency=lambda path: 0.2 + path.stat().st_size / 100_000)
+        self.slow = slow
+
+    def time(self, artifacts, inputs, plan):  # type: ignore[no-untyped-def]
+        slow = [p for p in artifacts if self.slow(p)]
+        if slow and self.patience_s < 2.0:
+            raise CandidateError("TIMEOUT", slow[-1].name, "took longer than 1 s", "")
+        return super().time(artifacts, inputs, plan)
+
+
+def resumed(root: Path, out: Path, device: Impatient, *more: str) -> modeltailor.Run:
+    job = modeltailor.load_job(root / "job.yaml", ("search.trials=16", "search.time=900s", *more))
+    return modeltailor.tailor(job, out=out, root=root, cache=out.parent / "cache", device=device, resume=True)
+
+
+def test_what_failed_on_the_original_is_tried_again_and_the_search_goes_on_from_it(
+    begun: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, out = begun[0], tmp_path / "run"
+    device = Impatient(lambda _: True)
     with pytest.raises(ModelError, match="TIMEOUT while latency"):
-        modeltailor.tailor(job, out=out, root=root, cache=None, device=busy)
-    run = modeltailor.tailor(job, out=out, root=root, cache=None, device=FakeDevice(latency=lambda _: 1.0), resume=True)
+        resumed(root, out, device)
+    device.patience_s = 5.0
+    run = resumed(root, out, device)
+    assert [t.number for t in run.history.trials if t.role == "fp32"] == [1]
     assert run.history.baseline is not None
-    assert run.history.baseline.is_measured
+    assert len(run.history.hypervolume) == len(run.history.trials) == 16
+    assert any(t.recipe["recovery"] for t in run.history.trials)  # what learns again is chosen beside the original
+
+
+def test_baselines_that_ran_out_of_time_are_tried_again_with_more_of_it(
+    begun: tuple[Path, Path], tmp_path: Path
+) -> None:
+    root, out = begun[0], tmp_path / "run"
+    device = Impatient(lambda path: path.stat().st_size < 400_000)  # whatever has 8 bits
+    short = resumed(root, out, device, "search.trials=6", "search.axes=[formats]")
+    assert {t.outcome for t in short.history.trials if t.label == "int8 static"} == {"TIMEOUT"}
+    device.patience_s = 5.0
+    more = ("search.trials=12", "search.axes=[formats]", "search.trial_timeout=20m")
+    run = resumed(root, out, device, *more)
+    (static,) = (t for t in run.history.trials if t.label == "int8 static")
+    assert static.is_measured
+    assert run.history.stopped == "all 12 trials are done"

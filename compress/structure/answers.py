@@ -14,6 +14,8 @@ from modeltailor.compress.structure.calling import first_tensor
 
 __all__ = ["Answer", "answer_of", "others_loss"]
 
+_NO_ENERGY = 1e-10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
@@ -65,8 +67,9 @@ def answer_of(output: object) -> Answer:
 def others_loss(answer: Answer, target: Answer, read: Tensor | None = None) -> Tensor | None:
     """Return the mean over the other outputs of the squared error relative to the target's energy.
 
-    Outputs that only one of the networks has, or in another shape (hidden states of another width), are passed over; and
-    of the rest, values that are not finite in the target (masks).
+    Outputs that only one of the networks has, or in another shape (hidden states of another width), are passed over, and
+    those that are all but zero in the target (an auxiliary output that is not used), to which nothing is relative; of the
+    rest, values that are not finite in the target (masks).
 
     Args:
         answer: of the student.
@@ -85,8 +88,9 @@ def others_loss(answer: Answer, target: Answer, read: Tensor | None = None) -> T
         if read is not None and wanted.ndim == 3 and read.shape == wanted.shape[:2]:
             known = known & read[:, :, None]
         if bool(known.any()):
-            energy = wanted[known].square().mean().clamp_min(1e-12)
-            parts.append(functional.mse_loss(got[known], wanted[known]) / energy)
+            energy = wanted[known].square().mean()
+            if float(energy) > _NO_ENERGY:
+                parts.append(functional.mse_loss(got[known], wanted[known]) / energy)
     return torch.stack(parts).mean() if parts else None
 
 

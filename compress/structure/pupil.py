@@ -34,7 +34,7 @@ _OF_THE_NETWORK = 1  # sets the draws of a network apart from those of augmentat
 class Pupil:
     """A student while it learns. Everything that the rest of the training depends on is in :meth:`state`.
 
-    No kind of dropout is on. What a network draws by itself (stochastic depth) follows from the seed and the step.
+    No dropout of a module is on. What a network draws by itself (stochastic depth) follows from the seed and the step.
 
     Args:
         student: changed in place; moved to the GPU where there is one, until :meth:`leave`.
@@ -130,8 +130,8 @@ class Pupil:
         """Take hooks off, bring both networks back to the CPU, leave training mode."""
         if self.features is not None:
             self.features.close()
-        for layer, dropout in self._dropouts:
-            layer.dropout = dropout
+        for layer, name, value in self._dropouts:
+            setattr(layer, name, value)
         self.student.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.student.eval()
         self.teacher.to("cpu")
@@ -302,12 +302,23 @@ def _floats(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((k, v) for k, v in module.state_dict().items() if v.is_floating_point())
 
 
-def _without_dropout(module: nn.Module) -> list[tuple[nn.MultiheadAttention | nn.RNNBase, float]]:
-    """Turn off, in place, the dropout inside layers that have it as a number; return what it was."""
-    kinds = nn.MultiheadAttention | nn.RNNBase
-    found = [(m, m.dropout) for m in module.modules() if isinstance(m, kinds) and isinstance(m.dropout, float)]
-    for layer, _ in found:
-        layer.dropout = 0.0
+def _without_dropout(module: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    """Turn off, in place, the dropout that modules have as a number; return module, attribute and what it was.
+
+    Attentions of transformers read the number of their dropout themselves, whatever mode it is in.
+    """
+    kinds = (
+        (nn.MultiheadAttention | nn.RNNBase, "dropout"),
+        (nn.modules.dropout._DropoutNd, "p"),
+    )
+    found = [
+        (m, name, value)
+        for m in module.modules()
+        for kind, name in kinds
+        if isinstance(m, kind) and isinstance(value := getattr(m, name), float)
+    ]
+    for layer, name, _ in found:
+        setattr(layer, name, 0.0)
     return found
 
 

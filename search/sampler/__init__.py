@@ -12,11 +12,12 @@ from modeltailor.search.sampler.costs import (
 from modeltailor.search.sampler.factory import SAMPLERS, encoding_for, make_sampler
 from modeltailor.search.sampler.goal import Goal
 from modeltailor.search.sampler.knapsack import front, solve
-from modeltailor.search.sampler.space import Assignment, Decision, Encoding, SearchSpace
+from modeltailor.search.sampler.space import PASSED_OVER, Assignment, Decision, Encoding, SearchSpace
 from modeltailor.search.sampler.tailor import TailorSampler
 
 __all__ = [
     "OBJECTIVES",
+    "PASSED_OVER",
     "SAMPLERS",
     "Assignment",
     "Conversion",

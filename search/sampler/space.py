@@ -14,7 +14,7 @@ from optuna.trial import BaseTrial, Trial
 
 from modeltailor.errors import ConfigError
 
-__all__ = ["FORMATS_ATTRIBUTE", "STRUCTURE", "Assignment", "Decision", "Encoding", "SearchSpace"]
+__all__ = ["FORMATS_ATTRIBUTE", "PASSED_OVER", "STRUCTURE", "Assignment", "Decision", "Encoding", "SearchSpace"]
 
 Assignment = dict[str, str]
 """Chosen option by site name."""
@@ -26,6 +26,9 @@ Encoding = Literal["name", "ordinal", "packed"]
 index (for samplers that use order, as TPE does). ``packed``: one integer for a run of sites, mixed radix, with the
 readable choice in the user attribute ``formats`` (for a thousand sites: every parameter costs the storage a write).
 """
+
+PASSED_OVER = "passed_over"
+"""Name of the user attribute of trials that were asked for and not evaluated, for lack of time: they failed at nothing."""
 
 STRUCTURE = "structure"
 """Name of the Optuna parameter that holds the structure's name."""

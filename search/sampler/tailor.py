@@ -30,7 +30,7 @@ from modeltailor.search.sampler.costs import CostArrays, CostTable
 from modeltailor.search.sampler.draw import Draw
 from modeltailor.search.sampler.goal import DEFAULT_LOSS, LEAST_TARGET, Goal
 from modeltailor.search.sampler.knapsack import PairCosts, distinct, front_choices
-from modeltailor.search.sampler.space import SearchSpace
+from modeltailor.search.sampler.space import PASSED_OVER, SearchSpace
 from modeltailor.search.sampler.surrogate import AdditiveModel, Belief
 
 __all__ = ["TailorSampler"]
@@ -187,6 +187,8 @@ class TailorSampler(BaseSampler):
             if recipe is None:
                 if measured:
                     others.append(trial.values)
+                continue
+            if PASSED_OVER in trial.user_attrs:
                 continue
             taken.add(_key(*recipe))
             if measured:

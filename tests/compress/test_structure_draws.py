@@ -53,6 +53,17 @@ class Recurring(nn.Module):
         return self.layers(x)[0]
 
 
+class Attention(nn.Module):
+    """Reads the number of its dropout itself, whatever mode that is in, as attentions of transformers do."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=self.dropout.p if self.training else 0.0)
+
+
 def data() -> TrainingData:
     return TrainingData(inputs={"x": np.random.default_rng(0).normal(size=(80, 4, 6)).astype(np.float32)})
 
@@ -142,3 +153,9 @@ def test_steps_draw_differently() -> None:
     learned(network(Noted()))
     assert len(seen) == 10
     assert len({tuple(s.tolist()) for s in seen}) == 10
+
+
+def test_a_dropout_whose_number_is_read_by_another_module_is_off_and_comes_back() -> None:
+    without, with_it = (learned(network(Attention(p))) for p in (0.0, 0.5))
+    assert alike(without, with_it)
+    assert next(m for m in with_it.modules() if isinstance(m, nn.Dropout)).p == 0.5

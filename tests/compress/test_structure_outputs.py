@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modeltailor.compress import Format, Structure, Training
 from modeltailor.compress.structure import TrainingData, distill, rank_blocks, realize, recover, removal_order
+from modeltailor.compress.structure.answers import Answer, others_loss
 from modeltailor.compress.structure.losses import answer_loss, labels_teach, task_of
 from modeltailor.compress.structure.pupil import Pupil
 
@@ -226,3 +227,15 @@ def test_blocks_are_ranked_by_the_classes_of_places() -> None:
     assert [b.name for b in ranked] == ["blocks.1", "blocks.0"]
     assert ranked[0].divergence < 0.01 < ranked[1].divergence
     assert removal_order(Places(), torch.zeros(1, 2, 5), calibration, task="classification")[0] == "blocks.1"
+
+
+def test_an_output_that_is_zero_in_the_teacher_does_not_take_over() -> None:
+    """An error relative to nothing is larger than any other: an auxiliary head that is not used would be all that counts."""
+    first = torch.zeros(2, 3)
+    wanted = Answer(first=first, others={"unused": torch.zeros(2, 4), "boxes": torch.ones(2, 4)})
+    given = Answer(first=first, others={"unused": torch.full((2, 4), 1e-3), "boxes": torch.full((2, 4), 1.5)})
+    loss = others_loss(given, wanted)
+    assert loss is not None
+    assert float(loss) == pytest.approx(0.25)
+    del given.others["boxes"]  # type: ignore[attr-defined]
+    assert others_loss(given, wanted) is None

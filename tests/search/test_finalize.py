@@ -71,6 +71,7 @@ class Scorer:
 
     def __init__(self, folder: Path, failing: Mapping[str, Exception], seconds: float = 0.0) -> None:
         self.folder = SimpleNamespace(artifact=lambda sha256: folder / f"{sha256[:2]}.onnx")
+        self.elsewhere = SimpleNamespace(devices=())
         self.failing = failing
         self.seconds = seconds
         self.scored: list[str] = []

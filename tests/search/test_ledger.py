@@ -65,6 +65,21 @@ def test_a_failed_trial_keeps_its_reason_and_is_never_best() -> None:
     assert book.study.best_trials == []
 
 
+def test_what_was_evaluated_again_is_none_of_the_runs_trials() -> None:
+    """A failed one beside it would be found first, by label and by role, wherever somebody looks."""
+    book = ledger()
+    book.add(record(0))
+    book.add(record(1, ok=False, key="slow"))
+    book.keep("hypervolume", [[1.0, 0.1], [2.0, 0.1]])
+    book.supersede(1)
+    book.add(record(2, key="slow"))
+    for read in (book, ledger(book.study)):
+        assert [r.number for r in read.records()] == [0, 2]
+        assert read.by_key()["slow"].is_measured
+        assert read.attribute("hypervolume") == [[1.0, 0.1]]
+    assert book.next_number() == 3
+
+
 def test_a_copy_tells_the_sampler_but_is_not_counted() -> None:
     book = ledger()
     book.add(record(0))

@@ -15,7 +15,7 @@ from modeltailor.search.ledger import Ledger
 from modeltailor.search.loop import SearchLoop
 from modeltailor.search.options import FormatChoice
 from modeltailor.search.records import RunHistory, RunRecord
-from modeltailor.search.sampler import Decision, SearchSpace
+from modeltailor.search.sampler import PASSED_OVER, Decision, SearchSpace
 from modeltailor.search.structures import Arm
 from modeltailor.targets import Budget
 
@@ -46,6 +46,7 @@ def test_a_structure_that_there_is_no_time_to_train_is_not_begun_whichever_sampl
         "what the sampler proposes would have to be trained, and there is no time left for that"
     )
     assert {t.state for t in study.trials} == {TrialState.FAIL}
+    assert all(PASSED_OVER in t.user_attrs for t in study.trials)  # no structure is given up for it
     with pytest.raises(AssertionError, match="nothing may be evaluated"):
         searching(space, study, time_s=700.0).run()
 

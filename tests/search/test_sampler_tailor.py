@@ -14,6 +14,7 @@ from modeltailor.errors import ConfigError
 from modeltailor.search.hypervolume import hypervolume
 from modeltailor.search.landscapes import make_landscape
 from modeltailor.search.sampler import (
+    PASSED_OVER,
     SAMPLERS,
     CostTable,
     Decision,
@@ -241,6 +242,25 @@ def test_failed_and_unreadable_trials_do_no_harm() -> None:
     trial = study.ask()
     assert space.suggest(trial) not in failed
     study.tell(trial, _evaluate(space, true, trial))
+
+
+@pytest.mark.parametrize("passed_over", [True, False])
+def test_a_structure_is_given_up_for_failures_not_for_lack_of_time(passed_over: bool) -> None:
+    space, costs, true = _problem(structures=("original", "small"))
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=TailorSampler(space, costs))
+    for _ in range(3):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL, params=space.params_of("small", {}),
+                distributions=space.distributions(), user_attrs={PASSED_OVER: True} if passed_over else {},
+            )
+        )  # fmt: skip
+    proposed = set()
+    for _ in range(12):
+        trial = study.ask()
+        proposed.add(space.suggest(trial)[0])
+        study.tell(trial, _evaluate(space, true, trial))
+    assert proposed == ({"original", "small"} if passed_over else {"original"})
 
 
 def test_a_study_with_other_objectives_is_refused() -> None:

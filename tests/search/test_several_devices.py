@@ -19,6 +19,8 @@ from modeltailor.search.devices import (
     history_on,
     pool_of,
 )
+from modeltailor.search.finalize import choose_finalists
+from modeltailor.search.fleet import finalists_on_all
 from modeltailor.search.front import pareto_front, recommend
 from modeltailor.search.records import AccuracyRecord, IntervalRecord, PlaceRecord, RunHistory, TrialRecord
 from modeltailor.targets import Budget, FakeDevice
@@ -101,6 +103,13 @@ def test_each_device_has_its_own_front_and_best(run: modeltailor.Run) -> None:
     assert common
     assert modeltailor.durable.sha256_file(run.folder / "best-on-all.onnx") == sha256[common[0].key]
     assert common[0].worst == min(c.worst for c in common)
+
+
+def test_however_few_there_is_time_for_the_first_of_each_device_are_certified(run: modeltailor.Run) -> None:
+    together = [t.key for t in finalists_on_all(run.history, minimize=False)]
+    for view in (history_on(run.history, name) for name in device_names(run.history)):
+        own = [t.key for t in choose_finalists(view, budget_on(view), minimize=False)][:3]
+        assert set(own) <= set(together[: 1 + 2 * 2])
 
 
 def test_the_summary_says_who_wins_where(run: modeltailor.Run) -> None:

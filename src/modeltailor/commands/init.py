@@ -46,8 +46,6 @@ def command(
     from modeltailor.job_template import render_job
     from modeltailor.search.run_folder import disk_faults
 
-    if out.exists() and not force:
-        raise ConfigError("CFG-13", out, "exists already", "choose another --out, or pass --force")
     place_to_write(out, "--out", replace=force)
     ask = sys.stdin.isatty()
     root = out.resolve().parent
