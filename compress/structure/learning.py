@@ -33,7 +33,7 @@ class Learned:
 
     Attributes:
         from_cache: it was trained before.
-        full: the schedule ended by itself; ``False``: a deadline shortened it, and nothing was stored.
+        full: the schedule ended by itself; ``False``: a deadline shortened it.
     """
 
     from_cache: bool
@@ -48,6 +48,7 @@ def learn_once(
     *,
     key: str,
     cache_dir: Path | None,
+    cut_short_dir: Path | None = None,
     task: Task | None = None,
     settle: Callable[[nn.Module], None] | None = None,
     settled: nn.Module | None = None,
@@ -63,23 +64,25 @@ def learn_once(
         training: the schedule.
         key: content key of everything that the result depends on.
         cache_dir: weights and checkpoints lie here; ``None`` keeps nothing.
+        cut_short_dir: weights of schedules that a deadline shortened lie here, and are taken before any others: who went on
+            with them once must find the same again; ``None`` keeps none.
         task: what the output means.
         settle: applied after training, before weights are stored (removes what only training needs).
         settled: takes the weights from the cache instead of ``student``, where ``settle`` changes what a network holds.
         progress: called with 0..1.
-        deadline_s: seconds the training may take; a schedule that was cut short is not stored.
+        deadline_s: seconds the training may take.
 
     Raises:
         CandidateError: the training ran into NaN or infinity.
         EnvironmentFault: the cache cannot be written.
     """
     settle = settle or (lambda _: None)
-    cache = None if cache_dir is None else WeightCache(folder=cache_dir)
-    if cache is not None:
-        plain = student if settled is None else settled
-        if _from_cache(plain, cache, f"{key}.weights"):
+    cache, cut_short = (None if d is None else WeightCache(folder=d) for d in (cache_dir, cut_short_dir))
+    plain = student if settled is None else settled
+    for kept in filter(None, (cut_short, cache)):
+        if _from_cache(plain, kept, f"{key}.weights"):
             plain.eval()
-            return Learned(from_cache=True, full=True)
+            return Learned(from_cache=True, full=kept is cache)
     checkpoint = None if cache is None else Checkpoint(cache=cache, name=f"{key}.checkpoint")
     done = distill(
         student, _ready_to_teach(teacher, train, fold=not training.features), train, training,
@@ -92,8 +95,9 @@ def learn_once(
         raise CandidateError("NONFINITE", bad[0], "holds NaN or infinity after training", "lower learning_rate")
     if cache is not None:
         cache.remove(f"{key}.checkpoint")
-        if done.full:
-            cache.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
+    place = cache if done.full and cache is not None else cut_short
+    if place is not None:
+        place.store(f"{key}.weights", student.state_dict(), {"steps": str(done.steps)})
     if progress is not None:
         progress(1.0)
     return Learned(from_cache=False, full=done.full)

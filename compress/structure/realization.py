@@ -63,6 +63,7 @@ def realize(
     train: TrainingData | None = None,
     calibration: TrainingData | None = None,
     cache_dir: Path | None = None,
+    cut_short_dir: Path | None = None,
     seed: int = 0,
     multiple: int = 8,
     task: Task | None = None,
@@ -79,12 +80,14 @@ def realize(
         train: what it learns from; without it, or without ``structure.training``, weights are only inherited.
         calibration: what scores, low ranks and zeros are decided by, as far as they look at data.
         cache_dir: trained weights and checkpoints lie here; ``None`` keeps nothing.
+        cut_short_dir: trained weights of schedules that ``deadline_s`` shortened lie here, for whoever must find the same
+            network again; ``None`` keeps none.
         seed: of shuffling and augmentation, mixed with the schedule's own.
         multiple: kept channels are rounded to it.
         task: what the output means; guessed from labels and output if ``None``.
         student: builds a smaller network, for ``width`` or ``depth`` below 1.
         progress: called with 0..1 while it learns.
-        deadline_s: seconds that learning may take; a schedule that was cut short is not kept in the cache.
+        deadline_s: seconds that learning may take; a schedule that was cut short is not kept in ``cache_dir``.
 
     Raises:
         CandidateError: a group or block is unknown, cannot be removed, or the result does not keep the output's shape.
@@ -105,8 +108,8 @@ def realize(
         assert training is not None
         assert train is not None
         course = _Course(
-            original=module, train=train, seed=seed, key=key, cache_dir=cache_dir, task=task, progress=progress,
-            deadline_s=deadline_s,
+            original=module, train=train, seed=seed, key=key, cache_dir=cache_dir, cut_short_dir=cut_short_dir, task=task,
+            progress=progress, deadline_s=deadline_s,
         )  # fmt: skip
         middle = assistant_structures(
             structure, n_assistants(count_parameters(module), count_parameters(made), training.assistants)
@@ -134,6 +137,7 @@ class _Course:
     seed: int
     key: str
     cache_dir: Path | None
+    cut_short_dir: Path | None
     task: Task | None
     progress: Callable[[float], None] | None
     deadline_s: float | None
@@ -143,7 +147,7 @@ class _Course:
     ) -> tuple[nn.Module, bool]:
         """Return the trained student and whether it came from the cache; the stages share epochs and deadline.
 
-        What an assistant in a hurry taught depends on more than the key, and is not kept.
+        What an assistant in a hurry taught depends on more than the key, and counts as cut short.
         """
         stages = len(assistants) + 1
         started = time.monotonic()
@@ -155,8 +159,10 @@ class _Course:
         if structure.sparsity:
             hold_zeros(student, zero_masks(student, dict(structure.sparsity)))
         teacher = self.original
-        done_before = (
-            self.cache_dir is not None and WeightCache(folder=self.cache_dir).load(f"{self.key}.weights") is not None
+        done_before = any(
+            WeightCache(folder=d).load(f"{self.key}.weights") is not None
+            for d in (self.cache_dir, self.cut_short_dir)
+            if d is not None
         )
         for stage, make in enumerate([] if done_before else assistants):
             assistant = make()
@@ -168,8 +174,8 @@ class _Course:
             cache_dir = cache_dir if learned.full else None
             teacher = assistant
         learned = learn_once(
-            student, teacher, self.train, part, key=self.key, cache_dir=cache_dir, task=self.task,
-            settle=settle_weights, settled=plain, progress=self._share(stages - 1, stages),
+            student, teacher, self.train, part, key=self.key, cache_dir=cache_dir, cut_short_dir=self.cut_short_dir,
+            task=self.task, settle=settle_weights, settled=plain, progress=self._share(stages - 1, stages),
             deadline_s=self._left(started, stages - 1, stages),
         )  # fmt: skip
         return (plain if learned.from_cache else student), learned.from_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -184,13 +185,14 @@ def test_the_student_learns_from_its_assistant(data: TrainingData, tmp_path: Pat
     assert alone.key != made.key
 
 
-def test_what_a_hurried_assistant_taught_is_not_kept(data: TrainingData, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """The deadline cuts the assistant short; the student has time enough for its own part of the schedule."""
+@pytest.fixture
+def made(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Realized]:
+    """A student of one assistant; a deadline cuts the assistant short where it is slow, the student has time enough."""
     clock = [0.0]
     monkeypatch.setattr("modeltailor.compress.structure.distillation.time.monotonic", lambda: clock[0])
     structure = Structure(width=0.25, training=Training(epochs=2, batch_size=50, assistants=1))
 
-    def made(cache_dir: Path | None, slow: bool, **more: object) -> Realized:
+    def make(cache_dir: Path | None, slow: bool, **more: object) -> Realized:
         steps = [0]
 
         def tick(_: float) -> None:
@@ -202,6 +204,28 @@ def test_what_a_hurried_assistant_taught_is_not_kept(data: TrainingData, tmp_pat
             student=lambda width, _: Net(round(24 * width), seed=2), cache_dir=cache_dir, progress=tick, **more,
         )  # type: ignore[arg-type]  # fmt: skip
 
+    return make
+
+
+def test_whoever_went_on_with_a_hurried_network_finds_the_same_again(
+    made: Callable[..., Realized], tmp_path: Path
+) -> None:
+    """A run that is resumed has measured it: another one of the same name would stand beside it."""
+    cache, run, other = (tmp_path / n for n in ("cache", "run", "other"))
+    hurried = made(cache, slow=True, deadline_s=100.0, cut_short_dir=run)
+    assert not hurried.from_cache
+    for again in (made(cache, slow=False, cut_short_dir=run), made(None, slow=False, cut_short_dir=run)):
+        assert again.from_cache
+        assert all(torch.equal(v, again.module.state_dict()[k]) for k, v in hurried.module.state_dict().items())
+    whole = made(cache, slow=False, cut_short_dir=other)
+    assert not whole.from_cache
+    assert not other.exists()
+    assert any(not torch.equal(v, whole.module.state_dict()[k]) for k, v in hurried.module.state_dict().items())
+    still = made(cache, slow=False, cut_short_dir=run)  # though there are better weights now
+    assert all(torch.equal(v, still.module.state_dict()[k]) for k, v in hurried.module.state_dict().items())
+
+
+def test_what_a_hurried_assistant_taught_is_not_kept(made: Callable[..., Realized], tmp_path: Path) -> None:
     hurried = made(tmp_path, slow=True, deadline_s=100.0)
     assert hurried.trained
     assert list(tmp_path.iterdir()) == []
