@@ -43,7 +43,10 @@ def run_search(request: RunRequest, notify: Callable[[Progress], None] = lambda 
     folder = RunFolder(request.out)
     if folder.exists() and not request.resume:
         raise StudyConflict(
-            "RUN-04", request.out, "holds a run already", "continue it with --resume, or choose another --out"
+            "RUN-04",
+            request.out,
+            "holds a run already",
+            f"continue it with `modeltailor resume {request.out}`, or choose another --out",
         )
     folder.create()
     folder.lock()

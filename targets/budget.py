@@ -19,7 +19,7 @@ class Budget:
         size_bytes: bytes of the ONNX file.
         memory_bytes: peak resident memory of a process that loads and runs it.
         min_accuracy: smallest value of the metric that is allowed.
-        max_drop: largest loss against the original, in points of the metric in percent (1.0 = 0.01 of accuracy).
+        max_drop: largest loss against the original, in points: hundredths of the metric's unit (1.0 = 0.01 of accuracy).
 
     Raises:
         ConfigError: a limit is not finite and positive, or can never be met.
