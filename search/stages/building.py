@@ -66,7 +66,8 @@ def realize_structure(
         calibration=room.TrainingData(inputs=workshop.calibration()),
         task=workshop.task,
         cache_dir=cache / "structures" if cache else None,
-        cut_short_dir=work.parent / "structures",  # of this run: its trials go on with the very network that was measured
+        cut_short_dir=work.parent
+        / "structures",  # of this run: its trials go on with the very network that was measured
         seed=seed,
         multiple=channel_multiple,
         student=workshop.student(),
