@@ -311,7 +311,7 @@ def _without_dropout(module: nn.Module) -> list[tuple[nn.Module, str, float]]:
         (nn.MultiheadAttention | nn.RNNBase, "dropout"),
         (nn.modules.dropout._DropoutNd, "p"),
     )
-    found = [
+    found: list[tuple[nn.Module, str, float]] = [
         (m, name, value)
         for m in module.modules()
         for kind, name in kinds
