@@ -46,7 +46,7 @@ def run_search(request: RunRequest, notify: Callable[[Progress], None] = lambda 
             "RUN-04",
             request.out,
             "holds a run already",
-            f"continue it with `modeltailor resume {request.out}`, or choose another --out",
+            f"continue it with `modeltailor resume {request.out}` or `modeltailor search --resume`, or choose another --out",
         )
     folder.create()
     folder.lock()

@@ -18,7 +18,7 @@ def test_pick_replaces_no_file_without_force(face: Face, made_run: Path, tmp_pat
     mine.write_bytes(b"mine")
     line = face("pick", made_run, "--to", "mine.onnx").error(2)
     assert "CFG-13" in line
-    assert "is there already" in line
+    assert "exists already" in line
     assert "--force" in line
     assert mine.read_bytes() == b"mine"
     assert face("pick", made_run, "--to", "mine.onnx", "--force").code == 0

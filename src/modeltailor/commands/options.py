@@ -205,7 +205,7 @@ def place_to_write(path: Path, option: str, *, replace: bool = False, runs: Sequ
         runs: run folders; nothing may be written into them, whatever ``replace`` says.
 
     Raises:
-        ConfigError: its folder is not there, it is a folder itself, it lies in a run, or it is there already.
+        ConfigError: its folder is not there, it is a folder itself, it lies in a run, or it exists already.
     """
     if path.is_dir():
         raise ConfigError("CFG-01", option, f"{path} is a folder", "name a file in it")
@@ -214,7 +214,7 @@ def place_to_write(path: Path, option: str, *, replace: bool = False, runs: Sequ
     if any(run.resolve() in path.resolve().parents for run in runs):
         raise ConfigError("CFG-13", option, f"{path} lies in the run folder", "choose another place")
     if path.exists() and not replace:
-        raise ConfigError("CFG-13", option, f"{path} is there already", "choose another, or pass --force")
+        raise ConfigError("CFG-13", option, f"{path} exists already", "choose another, or pass --force")
     return path
 
 
