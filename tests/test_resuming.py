@@ -107,6 +107,7 @@ def test_another_machine_or_runtime_is_refused_and_nothing_is_lost(begun: tuple[
     assert len(RunFolder(out).read().trials) == 10
 
 
+@pytest.mark.slow
 def test_baselines_that_use_up_the_time_end_the_search_and_more_time_goes_on(
     begun: tuple[Path, Path], tmp_path: Path
 ) -> None:
