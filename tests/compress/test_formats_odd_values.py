@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tests.compress.random_graphs import checked_model as _model
+from tests.compress.random_graphs import ints as _ints
+from tests.compress.random_graphs import random_tensor
 
 from modeltailor.compress import Format, Settings
 from modeltailor.compress.formats import Composer, prepare
@@ -14,22 +19,7 @@ from modeltailor.targets.session import open_session
 
 RNG = np.random.default_rng(0)
 F32 = TensorProto.FLOAT
-
-
-def _tensor(name: str, *shape: int, gain: float = 1.0) -> onnx.TensorProto:
-    fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
-    return numpy_helper.from_array((RNG.normal(size=shape) * gain / np.sqrt(fan_in)).astype(np.float32), name)
-
-
-def _ints(name: str, *values: int) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(values, np.int64), name)
-
-
-def _model(nodes, inputs, outputs, tensors, opset=18) -> onnx.ModelProto:
-    graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    onnx.checker.check_model(model)
-    return model
+_tensor = partial(random_tensor, RNG)
 
 
 def _dead_channels() -> onnx.ModelProto:
