@@ -12,7 +12,7 @@ from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.summary import ModelSummary, RunSummary, TrialPoint
 from modeltailor.reports.wording import axis_text, bytes_text, fixed, ratio
 
-__all__ = ["Scale", "marker", "render_svg", "tick_texts", "ticks", "worth_seeing"]
+__all__ = ["Scale", "marker", "render_svg", "tick_texts", "ticks", "with_intervals", "worth_seeing"]
 
 _WIDTH, _HEIGHT = 760, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 24, 54, 52
@@ -48,6 +48,13 @@ def worth_seeing(unit: str, base: float, max_drop: float | None) -> float:
     """
     scale = 1.0 if unit in ("", "%") else abs(base) or 1.0
     return max(0.05 * scale, 0.04 * (max_drop or 0.0))
+
+
+def with_intervals(values: Sequence[float], ends: Sequence[float]) -> tuple[float, float]:
+    """The span of values and of the ends of their intervals, of which the values alone keep a third at least."""
+    low, high = min(values), max(values)
+    room = high - low or math.inf
+    return max(low - room, min([low, *ends])), min(high + room, max([high, *ends]))
 
 
 class Scale:
@@ -97,11 +104,19 @@ def _frame(x: Scale, y: Scale, metric: str) -> list[str]:
 def _whiskers(m: ModelSummary, x: Scale, y: Scale, base: float, unit: float) -> str:
     a, lat = m.accuracy.search, m.latency_ms
     cx, cy = x(lat.value), y(unit * a.value)
-    low, high = y(unit * (base + a.difference_low)), y(unit * (base + a.difference_high))
+    ends = _interval(m, base, unit)
+    low, high = map(y, ends)
+    bars = [f"M{x(v):.1f},{cy - 3:.1f}v6" for v in (lat.low, lat.high) if x.low <= v <= x.high]
+    bars += [f"M{cx - 3:.1f},{y(v):.1f}h6" for v in ends if y.low <= v <= y.high]  # without: it goes on outside
     return (
-        f'<path d="M{x(lat.low):.1f},{cy:.1f}H{x(lat.high):.1f}M{cx:.1f},{low:.1f}V{high:.1f}" '
+        f'<path d="M{x(lat.low):.1f},{cy:.1f}H{x(lat.high):.1f}M{cx:.1f},{low:.1f}V{high:.1f}{"".join(bars)}" '
         f'stroke="#999999" stroke-width="1" fill="none"/>'
     )
+
+
+def _interval(m: ModelSummary, base: float, unit: float) -> tuple[float, float]:
+    a = m.accuracy.search
+    return unit * (base + a.difference_low), unit * (base + a.difference_high)
 
 
 def _names(summary: RunSummary, x: Scale, y: Scale, unit: float) -> list[str]:
@@ -152,8 +167,12 @@ def render_svg(summary: RunSummary) -> str:
     reach = worth_seeing(summary.metric.unit, base, summary.budget.get("max_drop"))
     focus = [v for m in summary.models if abs((v := m.accuracy.search.value) - base) <= reach]
     focus = focus if len(focus) > 1 else [m.accuracy.search.value for m in summary.models]
-    x = Scale([t.latency_ms.value for t in measured if t.latency_ms], _LEFT, _WIDTH - _RIGHT)
-    y = Scale([unit * v for v in focus], _HEIGHT - _BOTTOM, _TOP)
+    spans = [v for m in front for v in (m.latency_ms.low, m.latency_ms.high)]
+    across = with_intervals([t.latency_ms.value for t in measured if t.latency_ms], spans)
+    x = Scale([*across], _LEFT, _WIDTH - _RIGHT)
+    low, high = unit * min(focus), unit * max(focus)
+    ends = [v for m in front if low <= unit * m.accuracy.search.value <= high for v in _interval(m, base, unit)]
+    y = Scale([*with_intervals((low, high), ends)], _HEIGHT - _BOTTOM, _TOP)
     parts = [head, *_frame(x, y, name)]
     for t in measured:
         if t.latency_ms and t.accuracy and not t.on_front:

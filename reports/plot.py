@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 from modeltailor.errors import EnvironmentFault, shown
-from modeltailor.reports.figure import worth_seeing
+from modeltailor.reports.figure import with_intervals, worth_seeing
 from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.summary import ModelAxis, ModelSummary, RunSummary
 from modeltailor.reports.wording import bytes_text, ratio
@@ -46,7 +46,7 @@ def _whiskers(axes: Any, m: ModelSummary, base: float, unit: float) -> None:
             [max(0.0, unit * (a.value - base - a.difference_low))],
             [max(0.0, unit * (base + a.difference_high - a.value))],
         ],
-        fmt="none", ecolor="#999999", elinewidth=1, zorder=2,
+        fmt="none", ecolor="#999999", elinewidth=1, capsize=2, zorder=2,
     )  # fmt: skip
 
 
@@ -121,7 +121,9 @@ def render_png(summary: RunSummary, *, dpi: int = 160) -> bytes:
             markeredgecolor="#111111" if chosen else _COLOURS[m.axis], markeredgewidth=1.8 if chosen else 1.3,
         )  # fmt: skip
     if near:
-        low, high = (f(unit * m.accuracy.search.value for m in near) for f in (min, max))
+        front = [m.accuracy.search for m in near if m.on_front]
+        ends = [unit * (base + d) for a in front for d in (a.difference_low, a.difference_high)]
+        low, high = with_intervals([unit * m.accuracy.search.value for m in near], ends)
         pad = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
         axes.set_ylim(low - pad, high + pad)
     axes.set_xlabel("latency, ms (95 % intervals)")

@@ -19,7 +19,7 @@ from modeltailor.search.probing import Probed
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.sampler import CostTable, Goal, SearchSpace, TailorSampler, make_sampler
 from modeltailor.search.stages import ORIGINAL, PreparedFacts
-from modeltailor.search.structures import Arm, RecoveryPlan, plan_recoveries, propose_structures
+from modeltailor.search.structures import Arm, RecoveryPlan, plan_recoveries, propose_structures, spare_structures
 from modeltailor.search.tuning import Tuned, candidates, is_kept, probing_recipes, settle, variants
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Groundwork:
     Attributes:
         space: the decisions.
         choice: the formats, and their settings.
-        arms: structures to try, by label, most promising first.
+        arms: structures to try, by label, most promising first; then spare ones, which wait until there is time left.
         recoveries: how recipes learn again; ``None`` where they cannot.
     """
 
@@ -91,13 +91,16 @@ def lay_groundwork(
 def _arms(course: Course, facts: PreparedFacts, cores: int) -> tuple[Arm, ...]:
     """The structures that the run began with: their names are the choices of a parameter, which cannot change any more.
 
-    A run that goes on with more time, or on a machine with another number of cores, knows the same ones.
+    A run that goes on with more time, or on a machine with another number of cores, knows the same ones; one that began
+    before there were spare structures goes on without.
     """
     begun = course.ledger.attribute("arms")
     if begun is None:
-        begun = {"time_s": course.plan.time_s, "cores": cores}
+        begun = {"time_s": course.plan.time_s, "cores": cores, "spares": True}
         course.ledger.keep("arms", begun)
-    return propose_structures(facts, replace(course.plan, time_s=begun["time_s"]), cores=begun["cores"])
+    plan = replace(course.plan, time_s=begun["time_s"])
+    planned = propose_structures(facts, plan, cores=begun["cores"])
+    return planned + (spare_structures(facts, plan, cores=begun["cores"]) if begun.get("spares") else ())
 
 
 def _tuned(
@@ -241,7 +244,7 @@ def _sampler(
         table,
         goal=goal,
         seed=course.plan.seed,
-        affordable=lambda name: name == ORIGINAL or is_affordable(course, arms[name]),
+        affordable=lambda name: name == ORIGINAL or (not arms[name].is_spare and is_affordable(course, arms[name])),
     )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Literal
+
+from optuna.trial import TrialState
 
 from modeltailor.compress import Format, Recipe, Structure
 from modeltailor.search.course import REFERENCE, Course
@@ -17,18 +20,31 @@ from modeltailor.search.records import Role, TrialRecord
 from modeltailor.search.recoveries import Recovery, propose_recovery
 from modeltailor.search.sampler import PASSED_OVER, TailorSampler
 from modeltailor.search.sampler.goal import LEAST_TARGET, allowed_loss
+from modeltailor.search.spares import propose_spare
 from modeltailor.search.stopping import broken, flat, solved
 from modeltailor.search.structures import Arm
 
 __all__ = ["SearchLoop"]
 
-_Tried = Literal["new", "copy", "unreadable", "no time"]
+_Tried = Literal["new", "copy", "unreadable", "no time", "closed"]
 
 _MOST_COPIES = 25
 """So many proposals in a row that were evaluated before mean: the space is exhausted."""
 
 _BETWEEN_ARMS = 3
 """Trials on structures that exist before the next one is trained."""
+
+_MOST_CLOSED = 1000
+"""So many proposals in a row of structures that nobody may begin but the search itself."""
+
+_AFTER_A_SPARE = 6
+"""Trials that there must be room for once a structure beyond the plan is trained."""
+
+_BEYOND_PLAN = "beyond_plan"
+"""User attribute of trials that train a structure which the plan had no time for."""
+
+_USUAL_TRIAL_S = 6.0
+_SLOWER_THAN_SEEN = 1.5
 
 _RECOVER_AFTER = 0.6
 """Share of the trials or of the time after which recipes learn again, even if structures still wait."""
@@ -50,7 +66,7 @@ class SearchLoop:
 
     def run(self) -> str:
         """Go on until there is a reason to stop. Returns the reason."""
-        copies = unaffordable = 0
+        copies = unaffordable = closed = 0
         while True:
             records = self.course.ledger.records()
             reason = self._reason_to_stop(records)
@@ -66,11 +82,16 @@ class SearchLoop:
                 continue
             if not waits:
                 reason = self._nothing_to_gain(records)
-                if reason:
+                if not self._enqueue_spare(records, stalled=bool(reason)) and reason:
                     return reason
             tried = self._try_next()
-            copies, unaffordable = (0, 0) if tried == "new" else (copies + 1, unaffordable + (tried == "no time"))
-            if copies >= _MOST_COPIES:
+            closed = closed + 1 if tried == "closed" else 0
+            if tried != "closed":
+                copies, unaffordable = (0, 0) if tried == "new" else (copies + 1, unaffordable + (tried == "no time"))
+            if copies >= _MOST_COPIES or closed >= _MOST_CLOSED:
+                if self._enqueue_spare(self.course.ledger.records(), stalled=True):
+                    copies = unaffordable = closed = 0
+                    continue
                 if unaffordable:
                     return "what the sampler proposes would have to be trained, and there is no time left for that"
                 return "the search has tried every recipe it can tell apart"
@@ -101,8 +122,11 @@ class SearchLoop:
             # Put in the queue before the last baselines were measured, which decide what may be chosen.
             self.course.ledger.pass_over(trial)
             return "unreadable"
-        structure, assignment = self.ground.space.suggest(trial)
-        arm = self.ground.arms.get(structure)
+        arm = self.ground.arms.get(self.ground.space.suggest_structure(trial))
+        if asked is None and arm is not None and arm.is_spare and not self._is_trained(arm):
+            self.course.ledger.pass_over(trial)
+            return "closed"
+        _, assignment = self.ground.space.suggest(trial)
         recipe = Recipe(
             structure=arm.structure if arm else Structure(),
             formats=tuple((s, Format.parse(f)) for s, f in assignment.items()),
@@ -112,7 +136,8 @@ class SearchLoop:
         if known is not None:
             self.course.ledger.finish(trial, known, copy_of=known.number)
             return "copy"
-        if arm is not None and not is_affordable(self.course, arm) and not self._is_trained(arm):
+        beyond = bool(trial.user_attrs.get(_BEYOND_PLAN))
+        if arm is not None and not self._has_time_for(arm, beyond) and not self._is_trained(arm):
             self.course.ledger.pass_over(trial)
             return "no time"
         self.course.say(f"trying {arm.label if arm else 'formats'}")
@@ -122,13 +147,31 @@ class SearchLoop:
             recipe=recipe,
             role=role,
             label=str(trial.user_attrs.get("seed_label", "")),
-            deadline_s=arm.train_s * 1.5 if arm else None,
+            deadline_s=self._deadline_s(arm, beyond) if arm else None,
             race=self._race() if role == "search" and not self.course.request.others else None,
         )
         record = self.course.stamp(self.course.executor.submit(task).result())
         self.course.ledger.finish(trial, record)
         self.course.after(record)
         return "new"
+
+    def _has_time_for(self, arm: Arm, beyond: bool) -> bool:
+        return self.course.time_left(reserve=True) if beyond else is_affordable(self.course, arm)
+
+    def _deadline_s(self, arm: Arm, beyond: bool) -> float:
+        """Seconds that a structure may train; one beyond the plan must leave some for its formats."""
+        usual = 1.5 * arm.train_s
+        return min(usual, max(1.0, self._free_s(_AFTER_A_SPARE))) if beyond else usual
+
+    def _free_s(self, trials: int) -> float:
+        """Seconds that so many trials without training would leave, beside what is set aside for the finalists."""
+        seen = [
+            sum(s for stage, s in t.seconds.items() if stage not in ("structure", "recovery"))
+            for t in self.course.ledger.records()
+            if t.role == "search" and t.is_measured
+        ]
+        trial_s = _SLOWER_THAN_SEEN * median(seen) if seen else _USUAL_TRIAL_S
+        return self.course.plan.time_s - self.course.elapsed() - self.course.reserve() - trials * trial_s
 
     def _is_trained(self, arm: Arm) -> bool:
         structure = Recipe(structure=arm.structure).to_plain()["structure"]
@@ -188,16 +231,83 @@ class SearchLoop:
             for t in self.course.study.get_trials(deepcopy=False)
             if "seed_label" in t.user_attrs and PASSED_OVER not in t.user_attrs
         }
-        waiting = [a for a in self.ground.arms.values() if a.label not in tried and is_affordable(self.course, a)]
+        planned = [a for a in self.ground.arms.values() if not a.is_spare]
+        waiting = [a for a in planned if a.label not in tried and is_affordable(self.course, a)]
         searched = sum(t.role == "search" for t in records)
         if not waiting or searched < _BETWEEN_ARMS * (len(tried) + 1) - 1:
             return bool(waiting)
-        arm = waiting[0]
+        self._enqueue(waiting[0], beyond=False)
+        return True
+
+    def _enqueue_spare(self, records: tuple[TrialRecord, ...], *, stalled: bool) -> bool:
+        """Put a structure beyond the plan in the queue, where there is time for it that nothing else would use.
+
+        That is so once nothing moves the front any more, or once the trials will be through before the time is.
+
+        Args:
+            records: everything so far.
+            stalled: nothing moves the front any more.
+
+        Returns:
+            whether one waits there now, or anything else does.
+        """
+        arms = tuple(self.ground.arms.values())
+        left = self.course.plan.trials - len(records)
+        if not any(a.is_spare for a in arms):
+            return False
+        if self._queued():
+            return True
+        if left <= _AFTER_A_SPARE:
+            return False
+        seconds = self._free_s(_AFTER_A_SPARE if stalled else left) - (0.0 if stalled else self._recoveries_s(records))
+        original = next((t for t in records if t.role == "fp32"), None)
+        if seconds <= 0.0 or original is None or not (stalled or self._is_settled(records)):
+            return False
+        spare = propose_spare(
+            records,
+            arms,
+            reference=self._box(records),
+            worthless_loss=self.course.worthless_loss(original),
+            seconds=seconds,
+            minimize=self.course.metric.minimize,
+        )
+        if spare is None:
+            return False
+        self.course.folder.event(
+            "spare", label=spare.arm.label, gain=round(spare.gain, 6), train_s=round(spare.train_s, 1)
+        )
+        self._enqueue(spare.arm, beyond=True)
+        self._begun_at = len(records)
+        if isinstance(self.course.study.sampler, TailorSampler):
+            self.course.study.sampler.expected_gains.clear()
+        return True
+
+    def _queued(self) -> bool:
+        """Whether trials wait that were put in the queue."""
+        return bool(self.course.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _recoveries_s(self, records: Sequence[TrialRecord]) -> float:
+        """Seconds that recipes may still learn again for."""
+        plan = self.ground.recoveries
+        if plan is None:
+            return 0.0
+        return plan.train_s * max(0, plan.most - sum(t.recipe.get("recovery") is not None for t in records))
+
+    def _is_settled(self, records: Sequence[TrialRecord]) -> bool:
+        """Whether some formats were tried since the last structure was trained."""
+        last = max((t.number for t in records if t.seconds.get("structure", 0.0) >= 1.0), default=-1)
+        return sum(t.role == "search" and t.number > last for t in records) >= 2 * _BETWEEN_ARMS
+
+    def _enqueue(self, arm: Arm, *, beyond: bool) -> None:
+        """Put a structure in the queue in its best uniform format."""
         fastest = {
             site: next((f for f in options if f != "fp32"), "fp32") for site, options in self.ground.choice.options
         }
         self.course.study.enqueue_trial(
             self.ground.space.params_of(arm.label, fastest),
-            user_attrs={"role": "baseline" if arm.is_uniform else "seed", "seed_label": arm.label},
+            user_attrs={
+                "role": "baseline" if arm.is_uniform else "seed",
+                "seed_label": arm.label,
+                **({_BEYOND_PLAN: True} if beyond else {}),
+            },
         )
-        return True

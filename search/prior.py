@@ -23,7 +23,7 @@ from modeltailor.search.sampler.goal import DEFAULT_LOSS
 from modeltailor.search.stages import ORIGINAL, SiteFacts
 from modeltailor.search.structures import Arm
 
-__all__ = ["build_costs", "build_space"]
+__all__ = ["build_costs", "build_space", "expected_loss"]
 
 _UNTRIED_LOSS = 0.2
 """Expected loss of a trained smaller structure before one was measured, per halved share of work, as a share of the loss
@@ -34,6 +34,16 @@ def _guess(site: Site, form: Format) -> tuple[int, float]:
     """Bytes and relative loss where nothing was measured: quantization noise falls by four a bit."""
     loss = 0.0 if form.weight_bits >= 16 else 4.0 ** (2 - form.weight_bits)
     return site.weight_elements * form.weight_bits // 8, loss
+
+
+def expected_loss(work: float, worthless_loss: float) -> float:
+    """Loss to expect of a trained structure of which nothing was measured.
+
+    Args:
+        work: its share of the original's multiply-accumulates.
+        worthless_loss: loss of the metric from which on a model is worth nothing.
+    """
+    return _UNTRIED_LOSS * worthless_loss * (1.0 - work) * 2.0
 
 
 def build_space(choice: FormatChoice, arms: Sequence[Arm], sampler: SamplerName) -> SearchSpace:
@@ -109,7 +119,7 @@ def build_costs(
         structures=tuple(
             StructureCost(
                 structure=arm.label,
-                loss=untried * (1.0 - arm.work) * 2.0,
+                loss=expected_loss(arm.work, worthless_loss),
                 loss_std=untried,
                 latency_scale=max(0.1, arm.work),
                 size_scale=max(0.1, arm.work),

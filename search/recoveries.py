@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from modeltailor.canonical import canonical_json
 from modeltailor.compress import Format, Recipe, Training
 from modeltailor.compress.vocabulary import Settings, recipe_from_plain
 from modeltailor.search.hypervolume import cut_boxes
+from modeltailor.search.points import by_structure, latency_of, loss_of, own_of, placed, point_of
 from modeltailor.search.records import TrialRecord
 
 __all__ = ["Recovery", "propose_recovery"]
@@ -80,23 +80,23 @@ def propose_recovery(
         reference: loss, latency over the original's and bytes over the original's from which on a model is worth nothing.
         minimize: whether a smaller metric is better.
     """
-    measured = [r for r in records if r.is_measured and r.accuracy is not None and r.speedup is not None]
+    measured = placed(records)
     original = next((r for r in measured if r.role == "fp32"), None)
     if original is None:
         return None
     tried = {r.key for r in records}
-    structures = _by_structure(measured)
+    structures = by_structure(measured)
     factor = _learned_factor(structures, minimize)
     guesses = [
         guess
         for same in structures.values()
-        if (own := _own(same, minimize)) is not None
+        if (own := own_of(same, minimize=minimize)) is not None
         for guess in (*_of_measured(same, own, training, minimize), *_of_fewer_bits(own, options, training, minimize))
         if guess.recipe.key not in tried
     ]
     if not guesses:
         return None
-    points = np.array([_point(r, original, minimize) for r in measured])
+    points = np.array([point_of(r, original, minimize=minimize) for r in measured])
     expected = np.array(
         [[g.own_loss + factor * g.extra_loss, g.latency, g.size_bytes / original.size_bytes] for g in guesses]
     )
@@ -107,37 +107,10 @@ def propose_recovery(
     return Recovery(label=guesses[best].label, recipe=guesses[best].recipe, gain=float(gains[best]))
 
 
-def _point(record: TrialRecord, original: TrialRecord, minimize: bool) -> tuple[float, float, float]:
-    return _loss(record, minimize), _latency(record), record.size_bytes / original.size_bytes
-
-
-def _latency(record: TrialRecord) -> float:
-    assert record.speedup is not None
-    return 1.0 / record.speedup.value
-
-
-def _loss(record: TrialRecord, minimize: bool) -> float:
-    assert record.accuracy is not None
-    return record.accuracy.difference if minimize else -record.accuracy.difference
-
-
 def _unsure(record: TrialRecord) -> float:
     """Half of the interval's half-width: a smaller loss than that is luck."""
     assert record.accuracy is not None
     return 0.25 * (record.accuracy.difference_high - record.accuracy.difference_low)
-
-
-def _by_structure(measured: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
-    found: dict[str, list[TrialRecord]] = {}
-    for record in measured:
-        found.setdefault(canonical_json(record.recipe["structure"]), []).append(record)
-    return found
-
-
-def _own(same: Sequence[TrialRecord], minimize: bool) -> TrialRecord | None:
-    """The record that shows what a structure loses by itself: its most accurate quantized one with weights as they are."""
-    plain = [r for r in same if r.recipe.get("recovery") is None and r.recipe["formats"] and r.scored_fully]
-    return min(plain, key=lambda r: (_loss(r, minimize), r.number), default=None)
 
 
 def _mean_bits(formats: Mapping[str, Format], record: TrialRecord) -> float:
@@ -161,7 +134,7 @@ def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Traini
     """Recipes that were measured as they are, and lost something by their formats."""
     for record in same:
         recipe = recipe_from_plain(record.recipe)
-        extra = _loss(record, minimize) - _loss(own, minimize)
+        extra = loss_of(record, minimize=minimize) - loss_of(own, minimize=minimize)
         if (
             recipe.recovery is None
             and extra >= max(_NOISE, _unsure(record))
@@ -170,9 +143,9 @@ def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Traini
             yield _Guess(
                 label=f"trial {record.number} learned again",
                 recipe=replace(recipe, recovery=training, settings=_as_learned(recipe.settings)),
-                own_loss=_loss(own, minimize),
+                own_loss=loss_of(own, minimize=minimize),
                 extra_loss=min(_KEPT_LOSS * extra, _usual_loss(_mean_bits(recipe.format_of, record))),
-                latency=_latency(record),
+                latency=latency_of(record),
                 size_bytes=float(record.size_bytes),
             )
 
@@ -203,9 +176,9 @@ def _of_fewer_bits(
                 recipe=replace(
                     recipe, formats=tuple(chosen.items()), recovery=training, settings=_as_learned(recipe.settings)
                 ),
-                own_loss=_loss(own, minimize),
+                own_loss=loss_of(own, minimize=minimize),
                 extra_loss=_usual_loss(_mean_bits(chosen, own)),
-                latency=_latency(own),
+                latency=latency_of(own),
                 size_bytes=size,
             )
 
@@ -223,10 +196,10 @@ def _learned_factor(structures: Mapping[str, Sequence[TrialRecord]], minimize: b
     """By how much more (or less) than usual recoveries of this run lost."""
     seen, usual = _PRIOR_LOSS, _PRIOR_LOSS
     for same in structures.values():
-        own = _own(same, minimize)
+        own = own_of(same, minimize=minimize)
         for record in same:
             recipe = recipe_from_plain(record.recipe)
             if recipe.recovery is not None and own is not None:
-                seen += max(0.0, _loss(record, minimize) - _loss(own, minimize))
+                seen += max(0.0, loss_of(record, minimize=minimize) - loss_of(own, minimize=minimize))
                 usual += _usual_loss(_mean_bits(recipe.format_of, record))
     return seen / usual

@@ -13,7 +13,7 @@ from modeltailor.compress import Structure, Training
 from modeltailor.search.plan import Axis, SearchPlan
 from modeltailor.search.stages import FactorFacts, GroupFacts, PreparedFacts
 
-__all__ = ["Arm", "RecoveryPlan", "plan_recoveries", "propose_structures"]
+__all__ = ["Arm", "RecoveryPlan", "plan_recoveries", "propose_structures", "spare_structures"]
 
 # Multiply-accumulates of training that a desktop core does in a second; only a plan, the deadline is what holds.
 _NOMINAL_MACS_PER_S = 4.0e10
@@ -48,6 +48,7 @@ class Arm:
         work: expected share of the original's multiply-accumulates.
         train_s: seconds that are set aside for its training.
         is_uniform: one keep ratio for all groups it touches: the narrower network that people try by hand first.
+        is_spare: not of the plan, which has no time for it; it is trained where time is left after all.
     """
 
     label: str
@@ -56,6 +57,7 @@ class Arm:
     work: float
     train_s: float
     is_uniform: bool = False
+    is_spare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +109,28 @@ def propose_structures(facts: PreparedFacts, plan: SearchPlan, *, cores: int, mo
         cores: of the machine that trains.
         most: at most so many arms.
     """
-    axes, time_s = plan.axes, plan.time_s
     if facts.kind == "onnx":
-        return _untrained(facts, axes)
+        return _untrained(facts, plan.axes)
+    return tuple(a for a in _trained(facts, plan, cores, most) if not a.is_spare)
+
+
+def spare_structures(facts: PreparedFacts, plan: SearchPlan, *, cores: int, most: int = 10) -> tuple[Arm, ...]:
+    """Return the arms that :func:`propose_structures` has no time for; both together are at most so many."""
+    if facts.kind == "onnx" or not dict(facts.split_sizes).get("train", 0):
+        return ()
+    return tuple(a for a in _trained(facts, plan, cores, most) if a.is_spare)
+
+
+def _trained(facts: PreparedFacts, plan: SearchPlan, cores: int, most: int) -> tuple[Arm, ...]:
+    """Arms that are trained; those beyond the time of the plan are spares, and would learn as the others do."""
+    axes = plan.axes
     shapes = _interleave(
         _sparse(facts) if "sparsity" in axes else [],
         _shallow(facts, narrow="sparsity" in axes) if "student" in axes else [],
     )
     opened = len({axis for _, axis, _, _ in shapes})
-    affordable = int(_epochs(facts, time_s=time_s * _TRAINING_SHARE, cores=cores) / _WORTHWHILE_EPOCHS)
+    time_s = plan.time_s * _TRAINING_SHARE
+    affordable = int(_epochs(facts, time_s=time_s, cores=cores) / _WORTHWHILE_EPOCHS)
     count = max(1, min(most, len(shapes), max(opened, affordable)))
     first_sparse = next((i for i, s in enumerate(shapes) if s[1] == "sparsity"), -1)
     training = _schedule(facts, plan, share=1.0 / count, cores=cores)
@@ -124,11 +139,12 @@ def propose_structures(facts: PreparedFacts, plan: SearchPlan, *, cores: int, mo
             label=label,
             axis=axis,
             work=work,
-            train_s=time_s * _TRAINING_SHARE / count,
+            train_s=time_s / count,
             is_uniform=axis == "sparsity" and index == first_sparse,
+            is_spare=index >= count,
             structure=replace(shape, training=training),
         )
-        for index, (label, axis, work, shape) in enumerate(shapes[:count])
+        for index, (label, axis, work, shape) in enumerate(shapes[:most])
     )
 
 

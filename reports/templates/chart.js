@@ -52,6 +52,9 @@ class Chart {
     const reach = (high - low) * 0.9 || Math.abs(high) * 0.1 || 1;
     const soft = more.filter((v) => (factor ? v >= low / factor && v <= high * factor : v >= low - reach && v <= high + reach));
     low = Math.min(low, ...soft); high = Math.max(high, ...soft);
+    // intervals get room, but leave the models themselves a third of it
+    const room = high - low || Infinity, ends = this.state.whiskers ? DATA.models.filter((m) => this.hasWhisker(m)).filter((m) => q.of(m) >= low && q.of(m) <= high).flatMap((m) => q.range(m) || []) : [];
+    if (ends.length) [low, high] = [Math.min(low, Math.max(low - room, Math.min(...ends))), Math.max(high, Math.min(high + room, Math.max(...ends)))];
     if (q.ratio && low > 0 && high / low > 2.2) { const room = Math.pow(high / low, 0.06); return [low / room, high * room, true]; }
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
     return [low - pad, high + pad, false];
@@ -172,15 +175,19 @@ class Chart {
     g.append(svg("path", { class: "stairs", d }));
   }
 
+  hasWhisker(m) { return m.front || m === this.state.model || this.state.measured.length < 80; }
+
+  /** Intervals as lines; one with a bar across its end ends there, one without goes on beyond the picture. */
   whiskers(g, models, sx, sy, X, Y, dx, dy) {
-    const all = this.state.measured.length < 80;
     for (const m of models) {
-      if (!(m.front || m === this.state.model || all)) continue;
+      if (!this.hasWhisker(m)) continue;
       if (X.of(m) < dx[0] || X.of(m) > dx[1] || Y.of(m) < dy[0] || Y.of(m) > dy[1]) continue;
       const rx = X.range(m), ry = Y.range(m), cx = sx(X.of(m)), cy = sy(Y.of(m));
       let d = "";
       if (rx) d += `M${sx(rx[0])},${cy}H${sx(rx[1])}`;
       if (ry) d += `M${cx},${sy(ry[0])}V${sy(ry[1])}`;
+      for (const v of rx || []) if (v >= dx[0] && v <= dx[1]) d += `M${sx(v)},${cy - 3}v6`;
+      for (const v of ry || []) if (v >= dy[0] && v <= dy[1]) d += `M${cx - 3},${sy(v)}h6`;
       if (d) g.append(svg("path", { class: m === this.state.model ? "whisker sel" : "whisker", d }));
     }
   }

@@ -237,6 +237,12 @@ class SearchSpace:
         vector[~self.present()[index]] = 0
         return index, vector
 
+    def suggest_structure(self, trial: BaseTrial) -> str:
+        """Ask the trial for the structure alone; :meth:`suggest` will say the same one."""
+        if len(self.structures) == 1:
+            return self.structures[0]
+        return str(trial.suggest_categorical(STRUCTURE, self.structures))
+
     def suggest(self, trial: BaseTrial) -> tuple[str, Assignment]:
         """Ask the trial for every parameter and return structure name and option by site name.
 

@@ -384,8 +384,8 @@ class TailorSampler(BaseSampler):
         self, t: int, expected: list[Draw], beliefs: list[Belief], history: _History, rng: np.random.Generator
     ) -> Indices:
         """Fronts of the expected and of sampled costs, and neighbours of what they and the history hold."""
-        n_structures = len(self.space.structures)
-        share = max(24, _WEIGHTINGS // min(4, n_structures))
+        tried = set(history.structures.tolist()) | set(history.pending_structures.tolist())
+        share = max(24, _WEIGHTINGS // min(4, len(self._open(history, tried))))
         found = [self._solve(expected, beliefs, share // 2, rng)]
 
         for _ in range(2):

@@ -60,7 +60,7 @@ def _blocks_in_order(workshop: Workshop) -> tuple[tuple[str, ...], tuple[str, ..
     assert workshop.module is not None
     data = TrainingData(inputs=workshop.calibration())
     try:
-        return removal_order(workshop.module, workshop.example(), data), ()
+        return removal_order(workshop.module, workshop.example(), data, task=workshop.task), ()
     except (RuntimeError, MemoryError) as error:
         reason = f"{type(error).__name__}: {shown(error, 160)}"
         return (), (f"blocks are not removed, because they could not be ranked ({reason})",)

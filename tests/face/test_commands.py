@@ -464,6 +464,11 @@ def test_the_demo_does_not_train_for_a_folder_that_it_cannot_use(face: Face, tmp
     assert [p.name for p in tmp_path.iterdir()] == ["taken"]
 
 
+def test_a_demo_that_is_too_short_is_refused_before_it_trains(face: Face, tmp_path: Path) -> None:
+    assert "at least 10 s" in face("demo", "--out", "short", "--time", "1s").error(2)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_help_page_cuts_no_sentence(face: Face) -> None:
     lines = face("--help").out.splitlines()
     assert not [line for line in lines[1:] if line.endswith("...")]

@@ -29,7 +29,7 @@ from modeltailor.reports import (
     summarize,
     write_reports,
 )
-from modeltailor.reports.figure import ticks
+from modeltailor.reports.figure import ticks, with_intervals
 from modeltailor.reports.labels import Box, place_labels
 from modeltailor.reports.naming import audit_sentence, kernel_family, loading_sentence, recipe_name
 from modeltailor.reports.plot import render_png
@@ -157,6 +157,30 @@ def test_picture_is_valid_and_shows_each_model(summary: RunSummary) -> None:
     words = " ".join(e.text or "" for e in root.iter(f"{space}text"))
     assert "int8 static" in words
     ET.fromstring(render_svg(summarize(synthetic_history(0, finished=False))))
+
+
+def test_an_interval_of_the_front_ends_in_a_bar_or_goes_on_beyond_the_picture(summary: RunSummary) -> None:
+    root = ET.fromstring(render_svg(summary))
+    drawn = [e.get("d", "") for e in root.iter("{http://www.w3.org/2000/svg}path") if e.get("stroke") == "#999999"]
+    assert len(drawn) == sum(m.on_front for m in summary.models)
+    for d in drawn:
+        _, low, high = map(float, re.split(r"[,V]", d.split("M")[2].split("M")[0]))
+        bars = {float(m) for m in re.findall(r"M[\d.]+,([\d.]+)h6", d)}
+        open_ends = {low, high} - bars
+        assert all(v in (54.0, 408.0) for v in open_ends), d  # the picture's upper and lower edge
+    assert any("h6" in d for d in drawn)
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=1, max_size=5),
+    st.lists(st.floats(-300, 300), max_size=6),
+)
+def test_intervals_widen_the_picture_but_leave_models_a_third_of_it(values: list[float], ends: list[float]) -> None:
+    low, high = with_intervals(values, ends)
+    assert low <= min(values)
+    assert max(values) <= high
+    assert (max(values) - min(values)) * 3.0 >= (high - low) * 0.999 or min(values) == max(values)
+    assert all(low <= e <= high for e in ends) or high - low > 1.999 * (max(values) - min(values))
 
 
 def test_ticks_are_round_and_inside() -> None:

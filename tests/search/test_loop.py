@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
@@ -9,12 +10,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from modeltailor.compress import Settings, Structure
+from modeltailor.compress import Format, Recipe, Settings, Structure
+from modeltailor.search.executor import Task
 from modeltailor.search.groundwork import Groundwork
 from modeltailor.search.ledger import Ledger
 from modeltailor.search.loop import SearchLoop
 from modeltailor.search.options import FormatChoice
-from modeltailor.search.records import RunHistory, RunRecord
+from modeltailor.search.records import AccuracyRecord, IntervalRecord, RunHistory, RunRecord, TrialRecord
 from modeltailor.search.sampler import PASSED_OVER, Decision, SearchSpace
 from modeltailor.search.structures import Arm
 from modeltailor.targets import Budget
@@ -23,6 +25,30 @@ RUN = RunRecord(
     job={}, budget={}, profile={}, device={}, metric={"name": "accuracy"}, model={}, splits={}, axes=("formats",),
     environment={}, seed=0, started_at="",
 )  # fmt: skip
+
+
+def placed(structure: Structure, loss: float, latency: float, size: int, role: str = "search") -> TrialRecord:
+    recipe = Recipe(structure=structure, formats=() if role == "fp32" else (("a", Format.parse("w8a8")),))
+    fast = IntervalRecord(value=1 / latency, low=1 / latency, high=1 / latency, evidence="measured-here")
+    accuracy = AccuracyRecord(
+        value=0.9 - loss,
+        low=0.88,
+        high=0.92,
+        difference=-loss,
+        difference_low=-loss,
+        difference_high=-loss,
+        n_samples=9,
+    )
+    return TrialRecord(
+        number=0, key=recipe.key, role=role, recipe=recipe.to_plain(), size_bytes=size, latency_ms=fast, speedup=fast,  # type: ignore[arg-type]
+        accuracy=accuracy, seconds={"structure": 80.0} if structure.removed and size > 200_000 else {"build": 1.0},
+    )  # fmt: skip
+
+
+FP32 = placed(Structure(), 0.0, 1.0, 1_000_000, "fp32")
+INT8 = placed(Structure(), 0.0, 0.5, 250_000, "baseline").model_copy(update={"number": 1})
+CUT = placed(Structure(removed=("x",)), 0.002, 0.36, 220_000)
+CUT4 = placed(Structure(removed=("x",)), 0.004, 0.36, 120_000)
 SMALL = Arm(label="small", axis="student", structure=Structure(width=0.5), train_s=600.0, work=0.5)
 
 
@@ -59,3 +85,106 @@ def test_what_was_queued_with_formats_that_are_no_choice_any_more_is_settled_and
     with pytest.raises(AssertionError, match="nothing may be evaluated"):  # of the next one, which can be read
         searching(space, study, time_s=500.0).run()
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+class Begun(Exception):
+    """A trial was about to be evaluated."""
+
+
+SPACE = SearchSpace(
+    decisions=(Decision(name="a", options=("fp32", "w8a8")),), structures=("original", "planned", "deep")
+)
+PLANNED = Arm(label="planned", axis="student", structure=Structure(removed=("x",)), train_s=100.0, work=0.8)
+DEEP = Arm(
+    label="deep", axis="student", structure=Structure(removed=("x", "y")), train_s=100.0, work=0.6, is_spare=True
+)
+
+
+def stalled(
+    monkeypatch: pytest.MonkeyPatch, *, left_s: float, trials: int = 1000, reason: str = "nothing moves the front"
+) -> tuple[SearchLoop, list[Task]]:
+    """A search in which the structure of the plan is trained, with so much time left."""
+    study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.RandomSampler(seed=0))
+    loop = searching(SPACE, study, time_s=1000.0)
+    loop.ground = replace(loop.ground, arms={"planned": PLANNED, "deep": DEEP})
+    tasks: list[Task] = []
+
+    def submit(task: Task) -> None:
+        tasks.append(task)
+        raise Begun
+
+    loop.course.executor.submit.side_effect = submit  # type: ignore[attr-defined]
+    loop.course.elapsed.return_value = 1000.0 - left_s  # type: ignore[attr-defined]
+    loop.course.time_left.return_value = True  # type: ignore[attr-defined]
+    loop.course.worthless_loss.return_value = 0.1  # type: ignore[attr-defined]
+    loop.course.plan.trials = trials
+    for r in (FP32, INT8, replace_structure(CUT), *(replace_structure(CUT4, number=n) for n in range(3, 10))):
+        loop.course.ledger.add(r)
+    study.enqueue_trial({"structure": "planned", "a": "w8a8"}, user_attrs={"seed_label": "planned"})
+    trial = study.ask()
+    loop.ground.space.suggest(trial)
+    study.tell(trial, [0.002, 0.36, 220_000.0])
+    monkeypatch.setattr(loop, "_nothing_to_gain", lambda records: reason)
+    return loop, tasks
+
+
+def replace_structure(made: TrialRecord, number: int = 2) -> TrialRecord:
+    recipe = Recipe(structure=PLANNED.structure, formats=(("a", Format.parse("w8a8" if number == 2 else "w4a8")),))
+    key = recipe.key if number < 4 else f"{recipe.key}{number}"
+    return made.model_copy(update={"number": number, "key": key, "recipe": recipe.to_plain()})
+
+
+def test_where_nothing_moves_the_front_and_time_is_left_another_structure_is_trained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, tasks = stalled(monkeypatch, left_s=200.0)
+    with pytest.raises(Begun):
+        loop.run()
+    (task,) = tasks
+    assert task.recipe.structure == DEEP.structure
+    assert (task.role, task.label) == ("seed", "deep")
+    assert task.deadline_s is not None
+    assert 100.0 < task.deadline_s <= 150.0
+
+
+def test_its_training_leaves_time_for_its_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, tasks = stalled(monkeypatch, left_s=90.0)
+    with pytest.raises(Begun):
+        loop.run()
+    assert tasks[0].deadline_s is not None
+    assert tasks[0].deadline_s < 90.0
+
+
+@pytest.mark.parametrize("short", [{"left_s": 40.0}, {"left_s": 200.0, "trials": 12}])
+def test_without_time_or_trials_for_another_structure_the_search_stops_as_it_would(
+    monkeypatch: pytest.MonkeyPatch, short: dict[str, float]
+) -> None:
+    loop, tasks = stalled(monkeypatch, **short)  # type: ignore[arg-type]
+    assert loop.run() == "nothing moves the front"
+    assert not tasks
+
+
+def test_where_the_trials_will_be_through_before_the_time_is_another_structure_is_trained_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, tasks = stalled(monkeypatch, left_s=400.0, trials=30, reason="")
+    with pytest.raises(Begun):
+        loop.run()
+    assert tasks[0].recipe.structure == DEEP.structure
+    many, begun = stalled(monkeypatch, left_s=400.0, trials=1000, reason="")
+    with pytest.raises(Begun):
+        many.run()
+    assert begun[0].recipe.structure != DEEP.structure  # a thousand trials need all the time
+
+
+def test_a_structure_beyond_the_plan_is_begun_by_no_sampler_and_costs_none_of_its_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for seed in range(8):
+        loop, tasks = stalled(monkeypatch, left_s=40.0, reason="")
+        loop.course.study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        with pytest.raises(Begun):
+            loop.run()
+        assert tasks[0].recipe.structure != DEEP.structure
+        closed = [t for t in loop.course.study.trials if PASSED_OVER in t.user_attrs]
+        assert all(set(t.params) == {"structure"} for t in closed)

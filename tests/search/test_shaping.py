@@ -25,10 +25,11 @@ class Block(nn.Module):
         return x + self.b(torch.relu(self.a(x)))
 
 
-def workshop(error: Exception | None) -> SimpleNamespace:
+def workshop(error: Exception | None, task: str | None = None) -> SimpleNamespace:
     module = nn.Sequential(nn.Linear(6, 8), nn.Sequential(Block(error), Block(None)), nn.Linear(8, 3)).eval()
     return SimpleNamespace(
         module=module,
+        task=task,
         example=lambda: {"input": torch.zeros(2, 6)},
         calibration=lambda: {"input": np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)},
     )
@@ -44,3 +45,18 @@ def test_blocks_that_cannot_be_ranked_stay_and_the_rest_is_told(error: Exception
     (note,) = found.notes
     assert "blocks" in note
     assert type(error).__name__ in note
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "embedding"])
+def test_blocks_are_ranked_by_what_the_metric_says_that_outputs_mean(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    def order(*_: object, task: str | None = None) -> tuple[str, ...]:
+        told.append(task)
+        return ("1.0", "1.1")
+
+    monkeypatch.setattr("modeltailor.compress.structure.removal_order", order)
+    shapes_of_module(workshop(None, task))  # type: ignore[arg-type]
+    assert told == [task]

@@ -26,10 +26,12 @@ _LONGEST_TRAINING_S = 1200.0
 def command(out: Path, time_: float, seed: int, as_json: bool, quiet: bool) -> None:
     """Handwritten digits: train a small network, search, report into runs/demo."""
     from modeltailor.commands.running import run_job
+    from modeltailor.search.plan import SearchPlan
     from modeltailor.targets import Child
 
     if out.exists() and not (out / "study.db").exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError("CFG-13", "--out", f"{out} is there already and holds no run", "choose another")
+    SearchPlan(time_s=time_)  # what is no plan is said before anything is trained
     weights = out.parent / f"{out.name}-inputs" / "weights.safetensors"
     if not weights.exists():
         if not quiet:
