@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Literal
@@ -43,11 +44,22 @@ _AFTER_A_SPARE = 6
 _BEYOND_PLAN = "beyond_plan"
 """User attribute of trials that train a structure which the plan had no time for."""
 
+_SETTLED_AFTER = 12
+"""Trials of formats whose gain tells what further ones would give."""
+
+_CLEARLY_MORE = 3.0
+"""So many times as much a second a structure must promise: its gain is expected, that of formats was measured."""
+
 _USUAL_TRIAL_S = 6.0
 _SLOWER_THAN_SEEN = 1.5
 
 _RECOVER_AFTER = 0.6
 """Share of the trials or of the time after which recipes learn again, even if structures still wait."""
+
+
+def _is_training(record: TrialRecord) -> bool:
+    """Whether something learned in a trial, not taken from the cache."""
+    return record.seconds.get("structure", 0.0) >= 1.0 or record.seconds.get("recovery", 0.0) >= 1.0
 
 
 class SearchLoop:
@@ -242,7 +254,8 @@ class SearchLoop:
     def _enqueue_spare(self, records: tuple[TrialRecord, ...], *, stalled: bool) -> bool:
         """Put a structure beyond the plan in the queue, where there is time for it that nothing else would use.
 
-        That is so once nothing moves the front any more, or once the trials will be through before the time is.
+        That is so once nothing moves the front any more, once the trials will be through before the time is, or once
+        further formats gain clearly less a second than a structure should.
 
         Args:
             records: everything so far.
@@ -259,20 +272,27 @@ class SearchLoop:
             return True
         if left <= _AFTER_A_SPARE:
             return False
-        seconds = self._free_s(_AFTER_A_SPARE if stalled else left) - (0.0 if stalled else self._recoveries_s(records))
+        recoveries_s = 0.0 if stalled else self._recoveries_s(records)
+        seconds, unused_s = (self._free_s(n) - recoveries_s for n in (_AFTER_A_SPARE, left))
         original = next((t for t in records if t.role == "fp32"), None)
         if seconds <= 0.0 or original is None or not (stalled or self._is_settled(records)):
             return False
+        worthless = self.course.worthless_loss(original)
+        box = self._box(records)
         spare = propose_spare(
             records,
             arms,
-            reference=self._box(records),
-            worthless_loss=self.course.worthless_loss(original),
+            reference=box,
+            worthless_loss=worthless,
             seconds=seconds,
             minimize=self.course.metric.minimize,
         )
         if spare is None:
             return False
+        if not stalled and unused_s < spare.train_s:
+            whole = worthless * REFERENCE * REFERENCE
+            if spare.gain * math.prod(box) / whole / spare.train_s < _CLEARLY_MORE * self._recent_rate(records):
+                return False
         self.course.folder.event(
             "spare", label=spare.arm.label, gain=round(spare.gain, 6), train_s=round(spare.train_s, 1)
         )
@@ -281,6 +301,16 @@ class SearchLoop:
         if isinstance(self.course.study.sampler, TailorSampler):
             self.course.study.sampler.expected_gains.clear()
         return True
+
+    def _recent_rate(self, records: Sequence[TrialRecord]) -> float:
+        """Gain of hypervolume a second, as a share of the box, by the formats tried last; infinite after too few."""
+        last = max((t.number for t in records if _is_training(t)), default=-1)
+        curve = self.course.ledger.attribute("hypervolume", [])
+        since = [point for t, point in zip(records, curve, strict=False) if t.number > last][-_SETTLED_AFTER:]
+        if len(since) < _SETTLED_AFTER:
+            return math.inf
+        (begun, low), (ended, high) = since[0], since[-1]
+        return float(max(0.0, high - low) / max(ended - begun, 1e-3) / (REFERENCE * REFERENCE))
 
     def _queued(self) -> bool:
         """Whether trials wait that were put in the queue."""
@@ -294,8 +324,8 @@ class SearchLoop:
         return plan.train_s * max(0, plan.most - sum(t.recipe.get("recovery") is not None for t in records))
 
     def _is_settled(self, records: Sequence[TrialRecord]) -> bool:
-        """Whether some formats were tried since the last structure was trained."""
-        last = max((t.number for t in records if t.seconds.get("structure", 0.0) >= 1.0), default=-1)
+        """Whether some formats were tried since something was trained last."""
+        last = max((t.number for t in records if _is_training(t)), default=-1)
         return sum(t.role == "search" and t.number > last for t in records) >= 2 * _BETWEEN_ARMS
 
     def _enqueue(self, arm: Arm, *, beyond: bool) -> None:

@@ -7,9 +7,10 @@ same kind of change saves for each multiply-accumulate that it takes out, what i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 import numpy as np
 
@@ -33,6 +34,9 @@ _LEAST_TRAINING_S = 2.0
 """Shorter ones were taken from the cache, and say nothing about how long training takes here."""
 
 _MOST_SAVED = 0.9
+_UNSEEN_SLOPE = 0.5
+"""Share of the time that a share of the work takes out, where nothing alike was measured."""
+
 _LEAST_FACTOR = 0.25
 
 
@@ -143,27 +147,56 @@ def _expected(
     minimize: bool,
 ) -> list[tuple[float, float, float]]:
     """Where the structure's models should lie: in the formats of its nearest relative that was measured."""
-    kind = _kind(arm.structure)
-    parts = [s for s in trained if _kind(s.structure) <= kind]
-    alike = [s for s in parts if _kind(s.structure) == kind]
-    # latency: what a multiply-accumulate less saved in changes of that kind, or of its parts
-    slopes = [(1.0 - s.latency / whole.latency) / (1.0 - s.work) for s in alike or parts if s.work < 1.0]
-    saved = max(0.0, fmean(slopes)) * (1.0 - arm.work) if slopes else 1.0 - arm.work
-    latency = whole.latency * (1.0 - min(_MOST_SAVED, saved))
-    # loss: the usual one, by how far those before were off; one arm's worth of the usual counts as seen
-    usual = [expected_loss(s.work, worthless_loss) for s in trained]
+    near = _nearest(arm, trained)
+    latency = whole.latency * (1.0 - _saved(arm, whole, trained))
+    # the usual loss, by how far those before were off (one arm's worth of the usual counts as seen); more cut, more lost
     first = expected_loss(0.75, worthless_loss)
     seen = first + sum(max(0.0, s.own_loss) for s in trained)
-    loss = expected_loss(arm.work, worthless_loss) * max(_LEAST_FACTOR, seen / (first + sum(usual)))
-    # formats and bytes: those of the nearest
-    near = min(alike or parts or [whole], key=lambda s: abs(s.work - arm.work))
-    scale = max(_LEAST_WORK, arm.work) / max(_LEAST_WORK, near.work)
-    plain = [r for r in near.same if r.recipe.get("recovery") is None and r.recipe["formats"]]
+    usual = first + sum(expected_loss(s.work, worthless_loss) for s in trained)
+    deeper = max(1.0, (1.0 - arm.work) / (1.0 - near.work)) if near is not None and near.work < 1.0 else 1.0
+    loss = expected_loss(arm.work, worthless_loss) * max(_LEAST_FACTOR, seen / usual) * deeper
+    # formats and bytes: those of the nearest relative
+    model = near or whole
+    scale = max(_LEAST_WORK, arm.work) / max(_LEAST_WORK, model.work)
+    plain = [r for r in model.same if r.recipe.get("recovery") is None and r.recipe["formats"]]
     return [
         (
-            loss + max(0.0, loss_of(r, minimize=minimize) - near.own_loss),
-            latency * latency_of(r) / near.latency,
+            loss + max(0.0, loss_of(r, minimize=minimize) - model.own_loss),
+            latency * latency_of(r) / model.latency,
             scale * r.size_bytes / original.size_bytes,
         )
         for r in plain
     ]
+
+
+def _nearest(arm: Arm, trained: Sequence[_Shown]) -> _Shown | None:
+    """The trained structure that tells most about another: of its kind, of a part of it, or at least of its axis."""
+    kind = _kind(arm.structure)
+    alike = [s for s in trained if _kind(s.structure) == kind]
+    parts = [s for s in trained if _kind(s.structure) < kind]
+    same_axis = [s for s in trained if s.structure.axis == arm.axis]
+    return min(alike or parts or same_axis, key=lambda s: abs(s.work - arm.work), default=None)
+
+
+def _saved(arm: Arm, whole: _Shown, trained: Sequence[_Shown]) -> float:
+    """Share of the uniform model's latency that a structure should save.
+
+    What the nearest relative saved, and for each multiply-accumulate less as much as that one did, but at most its share:
+    what is cut first saves most. Of a structure of several kinds each part saves what it did alone.
+    """
+    kind = _kind(arm.structure)
+    alone = {_kind(s.structure): s for s in trained if len(_kind(s.structure)) == 1}
+    if (
+        kind not in {_kind(s.structure) for s in trained}
+        and len(kind) > 1
+        and all(frozenset({k}) in alone for k in kind)
+    ):
+        left = math.prod(alone[frozenset({k})].latency / whole.latency for k in kind)
+        return max(0.0, min(_MOST_SAVED, 1.0 - left))
+    near = _nearest(arm, trained)
+    if near is None or near.work >= 1.0:
+        return min(_MOST_SAVED, _UNSEEN_SLOPE * (1.0 - arm.work))
+    before = 1.0 - near.latency / whole.latency
+    slope = max(0.0, before / (1.0 - near.work))
+    saved = before + min(1.0, slope) * (near.work - arm.work)
+    return max(0.0, min(_MOST_SAVED, saved))

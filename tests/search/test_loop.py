@@ -101,7 +101,12 @@ DEEP = Arm(
 
 
 def stalled(
-    monkeypatch: pytest.MonkeyPatch, *, left_s: float, trials: int = 1000, reason: str = "nothing moves the front"
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    left_s: float,
+    trials: int = 1000,
+    reason: str = "nothing moves the front",
+    formats: int = 7,
 ) -> tuple[SearchLoop, list[Task]]:
     """A search in which the structure of the plan is trained, with so much time left."""
     study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.RandomSampler(seed=0))
@@ -118,7 +123,7 @@ def stalled(
     loop.course.time_left.return_value = True  # type: ignore[attr-defined]
     loop.course.worthless_loss.return_value = 0.1  # type: ignore[attr-defined]
     loop.course.plan.trials = trials
-    for r in (FP32, INT8, replace_structure(CUT), *(replace_structure(CUT4, number=n) for n in range(3, 10))):
+    for r in (FP32, INT8, replace_structure(CUT), *(replace_structure(CUT4, number=n) for n in range(3, 3 + formats))):
         loop.course.ledger.add(r)
     study.enqueue_trial({"structure": "planned", "a": "w8a8"}, user_attrs={"seed_label": "planned"})
     trial = study.ask()
@@ -188,3 +193,22 @@ def test_a_structure_beyond_the_plan_is_begun_by_no_sampler_and_costs_none_of_it
         assert tasks[0].recipe.structure != DEEP.structure
         closed = [t for t in loop.course.study.trials if PASSED_OVER in t.user_attrs]
         assert all(set(t.params) == {"structure"} for t in closed)
+
+
+@pytest.mark.parametrize(("gain_a_trial", "is_begun"), [(0.0, True), (1e-5, True), (3e-3, False)])
+def test_a_structure_that_promises_clearly_more_a_second_than_formats_gave_is_not_put_off(
+    monkeypatch: pytest.MonkeyPatch, gain_a_trial: float, is_begun: bool
+) -> None:
+    loop, tasks = stalled(monkeypatch, left_s=400.0, reason="", formats=20)
+    loop.course.ledger.keep("hypervolume", [[600.0 + n, 0.5 + gain_a_trial * n] for n in range(23)])
+    with pytest.raises(Begun):
+        loop.run()
+    assert (tasks[0].recipe.structure == DEEP.structure) is is_begun
+
+
+def test_a_few_formats_do_not_tell_what_further_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, tasks = stalled(monkeypatch, left_s=400.0, reason="", formats=9)
+    loop.course.ledger.keep("hypervolume", [[600.0 + n, 0.5] for n in range(12)])
+    with pytest.raises(Begun):
+        loop.run()
+    assert tasks[0].recipe.structure != DEEP.structure

@@ -83,9 +83,37 @@ def test_where_structures_lost_much_a_deeper_cut_is_expected_to_lose_more() -> N
     assert poor is None or poor.gain < good.gain
 
 
+def test_what_is_cut_in_two_ways_saves_what_each_saved_alone() -> None:
+    keep = Structure(keep=(("g", 0.75),))
+    narrow = Arm(label="narrow", structure=keep, axis="sparsity", work=0.64, train_s=100.0)
+    thin = record(5, keep, 0.002, 0.46, 215_000, training_s=117.0)
+    both = Structure(keep=keep.keep, removed=PLANNED.structure.removed)
+    arms = (PLANNED, narrow, Arm(label="both", structure=both, axis="student", work=0.5, train_s=100.0, is_spare=True))
+    # 0.36 * 0.46 / 0.5 = 0.331, and nothing else of it is better than what there is: a box up to there gains nothing
+    found = propose_spare((*HISTORY, thin), arms, reference=(0.1, 0.332, 1.1), worthless_loss=0.1, seconds=500.0)
+    assert found is not None
+    assert propose_spare((*HISTORY, thin), arms, reference=(0.1, 0.331, 1.1), worthless_loss=0.1, seconds=500.0) is None
+
+
+def test_a_way_that_nothing_like_it_was_tried_of_is_trusted_no_more_than_its_axis() -> None:
+    keep = Structure(keep=(("g", 0.75),))
+    narrow = Arm(label="narrow", structure=keep, axis="sparsity", work=0.64, train_s=100.0)
+    useless = record(5, keep, 0.002, 0.5, 240_000, training_s=117.0)  # the runtime is no faster for fewer channels
+    low_rank = Arm(
+        label="low rank",
+        structure=Structure(ranks=(("a", 4),)),
+        axis="sparsity",
+        work=0.63,
+        train_s=100.0,
+        is_spare=True,
+    )
+    assert proposed((*HISTORY, useless), PLANNED, narrow, low_rank) is None
+    assert proposed((FP32, INT8), low_rank) is not None
+
+
 def test_the_gain_a_second_decides() -> None:
     narrow = Arm(
-        label="narrow", structure=Structure(keep=(("g", 0.5),)), axis="sparsity", work=0.67, train_s=1.0, is_spare=True
+        label="narrow", structure=Structure(keep=(("g", 0.5),)), axis="sparsity", work=0.2, train_s=1.0, is_spare=True
     )
     deepest = arm("abcdefg", 0.4)
     found = proposed(HISTORY, PLANNED, DEEPER, deepest, narrow)
