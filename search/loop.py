@@ -277,6 +277,10 @@ class SearchLoop:
         original = next((t for t in records if t.role == "fp32"), None)
         if seconds <= 0.0 or original is None or not (stalled or self._is_settled(records)):
             return False
+        in_use = not stalled and unused_s <= 0.0  # by formats, which must gain little then
+        rate = self._recent_rate(records)
+        if in_use and (rate == math.inf or len(records) % _BETWEEN_ARMS):
+            return False
         worthless = self.course.worthless_loss(original)
         box = self._box(records)
         spare = propose_spare(
@@ -291,7 +295,7 @@ class SearchLoop:
             return False
         if not stalled and unused_s < spare.train_s:
             whole = worthless * REFERENCE * REFERENCE
-            if spare.gain * math.prod(box) / whole / spare.train_s < _CLEARLY_MORE * self._recent_rate(records):
+            if spare.gain * math.prod(box) / whole / spare.train_s < _CLEARLY_MORE * rate:
                 return False
         self.course.folder.event(
             "spare", label=spare.arm.label, gain=round(spare.gain, 6), train_s=round(spare.train_s, 1)

@@ -87,11 +87,11 @@ def propose_spare(
     """
     measured = placed(records)
     original = next((r for r in measured if r.role == "fp32"), None)
-    begun = {structure_key(a.structure) for a in arms} & set(by_structure(records))
+    begun = by_structure(records)
     waiting = [a for a in arms if structure_key(a.structure) not in begun]
     if original is None or not waiting:
         return None
-    structures = by_structure(measured)
+    structures = {key: placed(same) for key, same in begun.items()}
     whole = _shown(Structure(), 1.0, structures, minimize)
     trained = [s for a in arms if (s := _shown(a.structure, a.work, structures, minimize)) is not None]
     if whole is None:

@@ -199,8 +199,8 @@ def test_a_structure_beyond_the_plan_is_begun_by_no_sampler_and_costs_none_of_it
 def test_a_structure_that_promises_clearly_more_a_second_than_formats_gave_is_not_put_off(
     monkeypatch: pytest.MonkeyPatch, gain_a_trial: float, is_begun: bool
 ) -> None:
-    loop, tasks = stalled(monkeypatch, left_s=400.0, reason="", formats=20)
-    loop.course.ledger.keep("hypervolume", [[600.0 + n, 0.5 + gain_a_trial * n] for n in range(23)])
+    loop, tasks = stalled(monkeypatch, left_s=400.0, reason="", formats=21)
+    loop.course.ledger.keep("hypervolume", [[600.0 + n, 0.5 + gain_a_trial * n] for n in range(24)])
     with pytest.raises(Begun):
         loop.run()
     assert (tasks[0].recipe.structure == DEEP.structure) is is_begun
