@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,18 +47,20 @@ def certify_latency(
     inputs: Inputs,
     *,
     seconds: float,
+    longest_s: float = math.inf,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Measurement]:
     """Measure the latency of finalists beside each other.
 
-    Where models are so slow that the time does not do for all, the first ones are measured.
+    Where models are so slow, or so many, that the time does not do for all, the first ones are measured.
 
     Args:
         device: where.
         baseline: the built original.
         contenders: the original first, then by importance.
         inputs: arrays by input name.
-        seconds: wall clock that is left.
+        seconds: wall clock for it; further pairs are measured as long as they fit.
+        longest_s: seconds that its least, two process pairs of all, may take: what is left of the run.
         say: told how many are measured.
 
     Returns:
@@ -68,6 +71,8 @@ def certify_latency(
     """
     until = time.monotonic() + seconds
     kept = fitting(contenders, seconds)
+    while len(kept) > _FEWEST and longest_pair_s(kept) > longest_s:
+        kept.pop()
     while kept:
         say(f"certifying the latency of {len(kept)} finalists")
         try:

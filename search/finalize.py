@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -79,6 +80,7 @@ def certify_finalists(
     finalists: Sequence[TrialRecord],
     *,
     seconds: float,
+    longest_s: float = math.inf,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[FinalRecord, ...]:
     """Measure and score finalists.
@@ -86,12 +88,13 @@ def certify_finalists(
     Args:
         executor: which measures; its baseline is set.
         finalists: the original first.
-        seconds: wall clock that is left; fewer pairs are measured when it is short, and the verdict says so.
+        seconds: wall clock for it; fewer pairs are measured when it is short, and the verdict says so.
+        longest_s: wall clock that is left of the run; of so many finalists that their least takes longer the first are measured.
         say: told what is going on.
 
     Returns:
         one record a finalist that could be measured again; one that fails now is left out, and so are the last ones
-        where models are too slow for the time. None where the original fails, against which losses are, or all the others do.
+        where there is no time for all. None where the original fails, against which losses are, or all the others do.
     """
     started = time.monotonic()
     scored = _scored_on_test(executor, finalists, _SCORING_SHARE * seconds, say)
@@ -99,14 +102,16 @@ def certify_finalists(
     if not any(t.role == "fp32" for t in kept):
         return ()
     audits = _audits(executor, kept, _AUDIT_SHARE * seconds, say)
-    seconds -= time.monotonic() - started
-    share = seconds / (1 + len(executor.elsewhere.devices))  # of each device
+    spent, devices = time.monotonic() - started, 1 + len(executor.elsewhere.devices)
+    seconds -= spent
+    share = seconds / devices
     measured = certify_latency(
         executor.device,
         executor.baseline,
         _contenders(executor, kept),
         executor.inputs(),
         seconds=share,
+        longest_s=(longest_s - spent) / devices,
         say=say,
     )
     kept = [t for t in kept if t.key in measured]

@@ -25,7 +25,7 @@ from modeltailor.search.tuning import Tuned, candidates, is_kept, probing_recipe
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-__all__ = ["Groundwork", "is_affordable", "lay_groundwork", "note_on_gains"]
+__all__ = ["USUAL_TRIAL_S", "Groundwork", "is_affordable", "lay_groundwork", "note_on_gains"]
 
 _COSTS_SHARE = 0.12
 _DROPS_SHARE = 0.06
@@ -34,7 +34,7 @@ _TUNING_SHARE = 0.05
 _REFUSED = (CandidateError, DataError, ModelError)
 """A variant that cannot be built, that the runtime refuses, or of which the metric makes nothing: none is the user's fault."""
 
-_TRIAL_S = 6.0
+USUAL_TRIAL_S = 6.0
 """Seconds of a trial without training, to weigh it against training; not the clock's, so that proposals repeat."""
 
 
@@ -236,7 +236,7 @@ def _sampler(
         metric=fp32.accuracy.value,
         minimize=course.metric.minimize,
         reference=(("accuracy", course.worthless_loss(fp32)),),
-        evaluation_s=_TRIAL_S,
+        evaluation_s=USUAL_TRIAL_S,
         elsewhere=elsewhere_limit(fp32, course.request.others),
     )
     return TailorSampler(

@@ -9,7 +9,10 @@ from modeltailor.compress import Structure
 from modeltailor.compress.vocabulary import Recipe
 from modeltailor.search.records import TrialRecord
 
-__all__ = ["by_structure", "latency_of", "loss_of", "own_of", "placed", "point_of", "structure_key"]
+__all__ = ["by_structure", "latency_of", "loss_of", "own_of", "placed", "point_of", "structure_key", "was_trained"]
+
+_LEAST_TRAINING_S = 1.0
+"""What took less was taken from the cache."""
 
 Point = tuple[float, float, float]
 
@@ -53,3 +56,8 @@ def own_of(same: Sequence[TrialRecord], *, minimize: bool) -> TrialRecord | None
     """The record that shows what a structure loses by itself: its most accurate quantized one with weights as they are."""
     plain = [r for r in same if r.recipe.get("recovery") is None and r.recipe["formats"] and r.scored_fully]
     return min(plain, key=lambda r: (loss_of(r, minimize=minimize), r.number), default=None)
+
+
+def was_trained(record: TrialRecord) -> bool:
+    """Whether something learned in a trial: its structure, or the recipe once more."""
+    return max(record.seconds.get(stage, 0.0) for stage in ("structure", "recovery")) >= _LEAST_TRAINING_S

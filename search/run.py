@@ -130,11 +130,12 @@ def _finish(course: Course) -> None:
     finalists = finalists_on_all(history, minimize=course.metric.minimize)
     done = {f.key: f for f in history.finals}
     if any(t.key not in done for t in finalists):
-        left = min(max(course.plan.time_s - course.elapsed(), 0.5 * course.reserve()), course.reserve())
+        longest_s = max(course.plan.time_s - course.elapsed(), 0.5 * course.reserve())
+        left = min(longest_s, course.reserve())
         course.say(f"certifying {len(finalists)} finalists")
         finals = course.timed(
             "finals",
-            lambda: certify_finalists(course.executor, finalists, seconds=left, say=course.say),
+            lambda: certify_finalists(course.executor, finalists, seconds=left, longest_s=longest_s, say=course.say),
         )
         if finals:  # what was certified before stands beside it: it may be the one that keeps the limits on ``test``
             kept = done | {f.key: f for f in finals}
@@ -146,7 +147,7 @@ def _finish(course: Course) -> None:
         if 0 < len(finals) < len(finalists):
             course.add_notes(
                 f"{len(finalists) - len(finals)} of {len(finalists)} finalists were not certified: they failed when measured "
-                "again, or are too slow for the time that was left"
+                "again, or there was no time left for them"
             )
         _note_seen_samples(course, course.history())
         course.timed("predict", lambda: _predict(course))

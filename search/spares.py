@@ -16,7 +16,16 @@ import numpy as np
 
 from modeltailor.compress import Structure
 from modeltailor.search.hypervolume import hypervolume
-from modeltailor.search.points import by_structure, latency_of, loss_of, own_of, placed, point_of, structure_key
+from modeltailor.search.points import (
+    by_structure,
+    latency_of,
+    loss_of,
+    own_of,
+    placed,
+    point_of,
+    structure_key,
+    was_trained,
+)
 from modeltailor.search.prior import expected_loss
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.structures import Arm
@@ -30,9 +39,6 @@ _LEAST_SCHEDULE = 0.6
 """Share of its training that there must be time for: it is met by running faster through the schedule."""
 
 _LEAST_WORK = 0.1
-_LEAST_TRAINING_S = 2.0
-"""Shorter ones were taken from the cache, and say nothing about how long training takes here."""
-
 _MOST_SAVED = 0.9
 _UNSEEN_SLOPE = 0.5
 """Share of the time that a share of the work takes out, where nothing alike was measured."""
@@ -132,8 +138,8 @@ def _training_s(arm: Arm, trained: Sequence[_Shown]) -> float:
     """Seconds that training should take, at the pace of those before."""
     paces = []
     for shown in trained:
-        seconds = max(r.seconds.get("structure", 0.0) for r in shown.same)
-        if seconds >= _LEAST_TRAINING_S:
+        seconds = max((r.seconds.get("structure", 0.0) for r in shown.same if was_trained(r)), default=0.0)
+        if seconds:  # from the cache it says nothing about how long training takes here
             paces.append(seconds / max(_LEAST_WORK, shown.work))
     return median(paces) * max(_LEAST_WORK, arm.work) if paces else arm.train_s
 

@@ -53,8 +53,8 @@ class Chart {
     const soft = more.filter((v) => (factor ? v >= low / factor && v <= high * factor : v >= low - reach && v <= high + reach));
     low = Math.min(low, ...soft); high = Math.max(high, ...soft);
     // intervals get room, but leave the models themselves a third of it
-    const room = high - low || Infinity, ends = this.state.whiskers ? DATA.models.filter((m) => this.hasWhisker(m)).filter((m) => q.of(m) >= low && q.of(m) <= high).flatMap((m) => q.range(m) || []) : [];
-    if (ends.length) [low, high] = [Math.min(low, Math.max(low - room, Math.min(...ends))), Math.max(high, Math.min(high + room, Math.max(...ends)))];
+    const span = high - low || Infinity, ends = this.state.whiskers ? DATA.models.filter((m) => this.hasWhisker(m)).filter((m) => q.of(m) >= low && q.of(m) <= high).flatMap((m) => q.range(m) || []) : [];
+    if (ends.length) [low, high] = [Math.min(low, Math.max(low - span, Math.min(...ends))), Math.max(high, Math.min(high + span, Math.max(...ends)))];
     if (q.ratio && low > 0 && high / low > 2.2) { const room = Math.pow(high / low, 0.06); return [low / room, high * room, true]; }
     const pad = (high - low) * 0.06 || Math.abs(high) * 0.05 || 1;
     return [low - pad, high + pad, false];

@@ -94,7 +94,8 @@ class TailorSampler(BaseSampler):
         costs: the additive prior.
         goal: the study's objectives, budget and reference.
         seed: of everything that is drawn.
-        affordable: tells whether there is still time to train a structure that has not been tried; all by default.
+        affordable: tells whether a structure that has not been tried may be proposed: there is still time to train it, and it
+            is not for others to begin. All may by default.
 
     Attributes:
         expected_gains: of this object's proposals, in order, each as a share of the box up to the target; for those who

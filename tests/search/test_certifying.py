@@ -57,6 +57,27 @@ def test_of_many_slow_models_the_first_are_certified() -> None:
     assert fitting(finalists, 0.0) == finalists[:3]
 
 
+def test_so_many_are_certified_as_the_rest_of_the_run_has_time_for(tmp_path: Path) -> None:
+    finalists = [contender(0, 0.2), *(contender(i, 0.1) for i in range(1, 14))]  # quick, but each starts processes
+    for c in finalists:
+        (tmp_path / c.path).write_bytes(b"x" * 100)
+    there = [Contender(key=c.key, path=tmp_path / c.path, latency_ms=c.latency_ms) for c in finalists]
+
+    def certified(longest_s: float) -> list[str]:
+        return sorted(
+            certify_latency(
+                FakeDevice(latency=lambda _: 1.0), there[0].path, there, {}, seconds=1.0, longest_s=longest_s
+            )
+        )
+
+    keys = [c.key for c in finalists]
+    assert certified(60.0) == keys
+    few = certified(25.0)
+    assert few == keys[: len(few)]
+    assert 3 < len(few) < 9
+    assert certified(0.0) == keys[:3]
+
+
 @pytest.mark.parametrize("most", [3, 5, 9])
 def test_when_the_time_of_a_call_is_over_fewer_are_measured_not_none(tmp_path: Path, most: int) -> None:
     finalists = [contender(0, 1.0), *(contender(i, 0.5) for i in range(1, 12))]

@@ -9,14 +9,15 @@ from unittest.mock import MagicMock
 import optuna
 import pytest
 from optuna.trial import TrialState
+from tests.search.placed_records import placed_record
 
-from modeltailor.compress import Format, Recipe, Settings, Structure
+from modeltailor.compress import Settings, Structure
 from modeltailor.search.executor import Task
 from modeltailor.search.groundwork import Groundwork
 from modeltailor.search.ledger import Ledger
 from modeltailor.search.loop import SearchLoop
 from modeltailor.search.options import FormatChoice
-from modeltailor.search.records import AccuracyRecord, IntervalRecord, RunHistory, RunRecord, TrialRecord
+from modeltailor.search.records import RunHistory, RunRecord
 from modeltailor.search.sampler import PASSED_OVER, Decision, SearchSpace
 from modeltailor.search.structures import Arm
 from modeltailor.targets import Budget
@@ -27,28 +28,8 @@ RUN = RunRecord(
 )  # fmt: skip
 
 
-def placed(structure: Structure, loss: float, latency: float, size: int, role: str = "search") -> TrialRecord:
-    recipe = Recipe(structure=structure, formats=() if role == "fp32" else (("a", Format.parse("w8a8")),))
-    fast = IntervalRecord(value=1 / latency, low=1 / latency, high=1 / latency, evidence="measured-here")
-    accuracy = AccuracyRecord(
-        value=0.9 - loss,
-        low=0.88,
-        high=0.92,
-        difference=-loss,
-        difference_low=-loss,
-        difference_high=-loss,
-        n_samples=9,
-    )
-    return TrialRecord(
-        number=0, key=recipe.key, role=role, recipe=recipe.to_plain(), size_bytes=size, latency_ms=fast, speedup=fast,  # type: ignore[arg-type]
-        accuracy=accuracy, seconds={"structure": 80.0} if structure.removed and size > 200_000 else {"build": 1.0},
-    )  # fmt: skip
-
-
-FP32 = placed(Structure(), 0.0, 1.0, 1_000_000, "fp32")
-INT8 = placed(Structure(), 0.0, 0.5, 250_000, "baseline").model_copy(update={"number": 1})
-CUT = placed(Structure(removed=("x",)), 0.002, 0.36, 220_000)
-CUT4 = placed(Structure(removed=("x",)), 0.004, 0.36, 120_000)
+FP32 = placed_record(0, Structure(), 0.0, 1.0, 1_000_000, bits=32, role="fp32")
+INT8 = placed_record(1, Structure(), 0.0, 0.5, 250_000, role="baseline")
 SMALL = Arm(label="small", axis="student", structure=Structure(width=0.5), train_s=600.0, work=0.5)
 
 
@@ -110,8 +91,8 @@ def stalled(
 ) -> tuple[SearchLoop, list[Task]]:
     """A search in which the structure of the plan is trained, with so much time left."""
     study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.RandomSampler(seed=0))
-    loop = searching(SPACE, study, time_s=1000.0)
-    loop.ground = replace(loop.ground, arms={"planned": PLANNED, "deep": DEEP})
+    few_arms = searching(SPACE, study, time_s=1000.0)
+    loop = SearchLoop(few_arms.course, replace(few_arms.ground, arms={"planned": PLANNED, "deep": DEEP}))
     tasks: list[Task] = []
 
     def submit(task: Task) -> None:
@@ -123,7 +104,10 @@ def stalled(
     loop.course.time_left.return_value = True  # type: ignore[attr-defined]
     loop.course.worthless_loss.return_value = 0.1  # type: ignore[attr-defined]
     loop.course.plan.trials = trials
-    for r in (FP32, INT8, replace_structure(CUT), *(replace_structure(CUT4, number=n) for n in range(3, 3 + formats))):
+    whole = placed_record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=80.0)
+    few = placed_record(3, PLANNED.structure, 0.004, 0.36, 120_000, bits=4)
+    alike = [few.model_copy(update={"number": n, "key": f"{few.key}{n}"}) for n in range(3, 3 + formats)]
+    for r in (FP32, INT8, whole, *alike):
         loop.course.ledger.add(r)
     study.enqueue_trial({"structure": "planned", "a": "w8a8"}, user_attrs={"seed_label": "planned"})
     trial = study.ask()
@@ -131,12 +115,6 @@ def stalled(
     study.tell(trial, [0.002, 0.36, 220_000.0])
     monkeypatch.setattr(loop, "_nothing_to_gain", lambda records: reason)
     return loop, tasks
-
-
-def replace_structure(made: TrialRecord, number: int = 2) -> TrialRecord:
-    recipe = Recipe(structure=PLANNED.structure, formats=(("a", Format.parse("w8a8" if number == 2 else "w4a8")),))
-    key = recipe.key if number < 4 else f"{recipe.key}{number}"
-    return made.model_copy(update={"number": number, "key": key, "recipe": recipe.to_plain()})
 
 
 def test_where_nothing_moves_the_front_and_time_is_left_another_structure_is_trained(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from tests.search.placed_records import placed_record
 
-from modeltailor.compress import Format, Recipe, Structure
+from modeltailor.compress import Structure
 from modeltailor.search.plan import SearchPlan
-from modeltailor.search.records import AccuracyRecord, IntervalRecord, TrialRecord
+from modeltailor.search.records import TrialRecord
 from modeltailor.search.spares import Spare, propose_spare
 from modeltailor.search.stages import FactorFacts, GroupFacts, PreparedFacts
 from modeltailor.search.structures import Arm, propose_structures, spare_structures
@@ -27,34 +28,11 @@ def arm(removed: str, work: float, *, spare: bool = True, train_s: float = 100.0
     return Arm(label=removed, structure=structure, axis="student", work=work, train_s=train_s, is_spare=spare)
 
 
-def record(
-    number: int, structure: Structure, loss: float, latency: float, size: int, *, bits: int = 8, role: str = "search",
-    outcome: str = "MEASURED", training_s: float = 0.0,
-) -> TrialRecord:  # fmt: skip
-    formats = () if bits == 32 else (("a", Format.parse(f"w{bits}a8")),)
-    recipe = Recipe(structure=structure, formats=formats)
-    fast = IntervalRecord(value=1 / latency, low=1 / latency, high=1 / latency, evidence="measured-here")
-    accuracy = AccuracyRecord(
-        value=0.9 - loss,
-        low=0.88,
-        high=0.92,
-        difference=-loss,
-        difference_low=-loss,
-        difference_high=-loss,
-        n_samples=9,
-    )
-    found = {"latency_ms": fast, "speedup": fast, "accuracy": accuracy} if outcome == "MEASURED" else {}
-    return TrialRecord(
-        number=number, key=recipe.key, role=role, recipe=recipe.to_plain(), size_bytes=size, outcome=outcome,  # type: ignore[arg-type]
-        seconds={"structure": training_s}, **found,  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
 PLANNED = arm("ab", 0.78, spare=False)
-FP32 = record(0, Structure(), 0.0, 1.0, 1_000_000, bits=32, role="fp32")
-INT8 = record(1, Structure(), 0.0, 0.5, 250_000, role="baseline")
-CUT = record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=117.0)
-CUT4 = record(3, PLANNED.structure, 0.004, 0.36, 120_000, bits=4)
+FP32 = placed_record(0, Structure(), 0.0, 1.0, 1_000_000, bits=32, role="fp32")
+INT8 = placed_record(1, Structure(), 0.0, 0.5, 250_000, role="baseline")
+CUT = placed_record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=117.0)
+CUT4 = placed_record(3, PLANNED.structure, 0.004, 0.36, 120_000, bits=4)
 HISTORY = (FP32, INT8, CUT, CUT4)
 DEEPER = arm("abc", 0.67)
 
@@ -72,12 +50,12 @@ def test_more_of_what_paid_is_expected_to_pay_and_takes_as_long_as_its_like() ->
 
 
 def test_what_saved_nothing_where_it_was_tried_is_not_tried_again() -> None:
-    slow = record(2, PLANNED.structure, 0.002, 0.5, 220_000, training_s=117.0)
+    slow = placed_record(2, PLANNED.structure, 0.002, 0.5, 220_000, training_s=117.0)
     assert proposed((FP32, INT8, slow), PLANNED, replace(DEEPER, work=0.99)) is None
 
 
 def test_where_structures_lost_much_a_deeper_cut_is_expected_to_lose_more() -> None:
-    bad = record(2, PLANNED.structure, 0.06, 0.36, 220_000, training_s=117.0)
+    bad = placed_record(2, PLANNED.structure, 0.06, 0.36, 220_000, training_s=117.0)
     good, poor = proposed(HISTORY, PLANNED, DEEPER), proposed((FP32, INT8, bad), PLANNED, DEEPER)
     assert good is not None
     assert poor is None or poor.gain < good.gain
@@ -86,7 +64,7 @@ def test_where_structures_lost_much_a_deeper_cut_is_expected_to_lose_more() -> N
 def test_what_is_cut_in_two_ways_saves_what_each_saved_alone() -> None:
     keep = Structure(keep=(("g", 0.75),))
     narrow = Arm(label="narrow", structure=keep, axis="sparsity", work=0.64, train_s=100.0)
-    thin = record(5, keep, 0.002, 0.46, 215_000, training_s=117.0)
+    thin = placed_record(5, keep, 0.002, 0.46, 215_000, training_s=117.0)
     both = Structure(keep=keep.keep, removed=PLANNED.structure.removed)
     arms = (PLANNED, narrow, Arm(label="both", structure=both, axis="student", work=0.5, train_s=100.0, is_spare=True))
     # 0.36 * 0.46 / 0.5 = 0.331, and nothing else of it is better than what there is: a box up to there gains nothing
@@ -98,7 +76,9 @@ def test_what_is_cut_in_two_ways_saves_what_each_saved_alone() -> None:
 def test_a_way_that_nothing_like_it_was_tried_of_is_trusted_no_more_than_its_axis() -> None:
     keep = Structure(keep=(("g", 0.75),))
     narrow = Arm(label="narrow", structure=keep, axis="sparsity", work=0.64, train_s=100.0)
-    useless = record(5, keep, 0.002, 0.5, 240_000, training_s=117.0)  # the runtime is no faster for fewer channels
+    useless = placed_record(
+        5, keep, 0.002, 0.5, 240_000, training_s=117.0
+    )  # the runtime is no faster for fewer channels
     low_rank = Arm(
         label="low rank",
         structure=Structure(ranks=(("a", 4),)),
@@ -129,14 +109,14 @@ def test_there_must_be_time_for_the_better_part_of_its_training() -> None:
 
 
 def test_what_came_from_the_cache_says_nothing_about_the_time_of_training() -> None:
-    cached = record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=0.3)
+    cached = placed_record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=0.3)
     found = proposed((FP32, INT8, cached), PLANNED, DEEPER)
     assert found is not None
     assert found.train_s == DEEPER.train_s
 
 
 def test_nothing_is_tried_twice_even_if_it_failed() -> None:
-    failed = record(4, DEEPER.structure, 0.0, 1.0, 0, outcome="NONFINITE")
+    failed = placed_record(4, DEEPER.structure, 0.0, 1.0, 0, outcome="NONFINITE")
     assert proposed((*HISTORY, failed), PLANNED, DEEPER) is None
     assert proposed(HISTORY, PLANNED) is None
     assert proposed((FP32,), PLANNED, DEEPER) is None  # nothing but the original says nothing
