@@ -25,8 +25,11 @@ MINUS = "\u2212"
 
 
 def fixed(value: float, digits: int) -> str:
-    """``value`` with ``digits`` decimals; ties go away from zero, as in JavaScript's ``toFixed``."""
-    text = str(Decimal(abs(value)).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
+    """``value`` with ``digits`` decimals; ties go away from zero, as in JavaScript's ``toFixed``.
+
+    What floats add beyond twelve digits is left off before: 1.8749999999999933 is 1.875, however it was computed.
+    """
+    text = str(Decimal(float(f"{abs(value):.12g}")).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP))
     return f"{MINUS}{text}" if value < 0 and float(text) != 0 else text
 
 

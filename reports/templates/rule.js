@@ -4,7 +4,7 @@ const MT = (() => {
   const MINUS = "\u2212";
   const TIE = 0.02;
   function fixed(value, digits) {
-    const text = Math.abs(value).toFixed(digits);
+    const text = Number(Math.abs(value).toPrecision(12)).toFixed(digits);
     return value < 0 && Number(text) !== 0 ? MINUS + text : text;
   }
   function amount(value) {

@@ -300,3 +300,10 @@ def test_an_empty_run_prints_no_figures() -> None:
     empty = summarize(RunHistory(run=synthetic_history(0, finished=False).run))
     assert empty.models == ()
     assert "Nothing has been measured yet." in render_terminal(empty)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-1.8749999999999933, "−1.88"), (-0.6249999999999978, "−0.63"), (0.004999, "0.00")]
+)
+def test_the_noise_of_floats_does_not_decide_a_tie(value: float, text: str) -> None:
+    assert w.fixed(value, 2) == w.fixed(round(value, 9), 2) == text
