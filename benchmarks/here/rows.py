@@ -23,7 +23,9 @@ __all__ = ["here_rows"]
 _K = 5
 
 
-def here_rows(folder: Path, rounds: int, lock: Path | None, networks: Sequence[str] | None = None) -> Iterator[Score]:
+def here_rows(
+    folder: Path, rounds: int, lock: Path | None, networks: Sequence[str] | None = None, draw: int = 0
+) -> Iterator[Score]:
     """Predict the candidates of each network from ``k = 5`` that were timed and profiled, the original among them.
 
     Args:
@@ -31,11 +33,12 @@ def here_rows(folder: Path, rounds: int, lock: Path | None, networks: Sequence[s
         rounds: how often each candidate is timed, where they are not.
         lock: a file that is locked meanwhile.
         networks: which; all if ``None``.
+        draw: which candidates of them.
     """
     constants = constants_of(stand_in())
     assert constants is not None
     model = DeviceModel(constants=constants)
-    for network, rows in tables(folder, rounds, lock, networks).items():
+    for network, rows in tables(folder, rounds, lock, networks, draw).items():
         works = [GraphWork(kernels=row.kernels) for row in rows]
         log_ms, noise = np.log([row.latency_ms for row in rows]), np.array([row.noise for row in rows])
         chosen = np.array(model.choose(_K, works, [0])[0])

@@ -69,7 +69,7 @@ def stand_in() -> Profile:
 
 
 def tables(
-    folder: Path, rounds: int = 1, lock: Path | None = None, networks: Sequence[str] | None = None
+    folder: Path, rounds: int = 1, lock: Path | None = None, networks: Sequence[str] | None = None, draw: int = 0
 ) -> dict[str, list[Timed]]:
     """Return the tables of all networks, from ``folder`` where they are kept, else built, timed and kept there.
 
@@ -78,17 +78,18 @@ def tables(
         rounds: how often each candidate is timed, all candidates one after the other in each round.
         lock: a file that is locked while a candidate is timed, for machines that others measure on as well.
         networks: which; all if ``None``.
+        draw: which candidates of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for network in networks or NETWORKS:
         candidates = NETWORKS[network]
-        path = folder / f"{network}.json"
+        path = folder / (f"{network}-{draw}.json" if draw else f"{network}.json")
         rows: dict[str, Row] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         for turn in range(rounds):
             if len(rows) == COUNTS[network] and all(len(r["rounds"]) > turn for r in rows.values()):
                 continue
-            for _ in _time(network, candidates(), rows, turn, lock):
+            for _ in _time(network, candidates(draw), rows, turn, lock):
                 path.write_text(json.dumps(rows), encoding="utf-8")
         found[network] = _timed(rows)
     return found
