@@ -116,14 +116,21 @@ def load_module(spec: ModelSpec, root: Path) -> torch.nn.Module:
 
 
 def not_finite(module: torch.nn.Module) -> list[str]:
-    """Return the names of parameters that hold NaN or infinity, and of buffers that hold NaN: masks are full of infinity."""
+    """Return the names of parameters that hold NaN or infinity, and of buffers that hold NaN.
+
+    Masks of attention are full of infinity: minus infinity is fine in a parameter that is frozen, both are in a buffer.
+    """
     import torch
 
-    own = {n for n, _ in module.named_parameters()}
-    return [
-        n for n, p in module.state_dict().items()
-        if p.is_floating_point() and bool((~torch.isfinite(p) if n in own else torch.isnan(p)).any())
-    ]  # fmt: skip
+    parameters = dict(module.named_parameters())
+
+    def is_broken(name: str, value: torch.Tensor) -> torch.Tensor:
+        own = parameters.get(name)
+        if own is None:
+            return torch.isnan(value)
+        return ~torch.isfinite(value) & (own.requires_grad | ~torch.isneginf(value))
+
+    return [n for n, p in module.state_dict().items() if p.is_floating_point() and bool(is_broken(n, p).any())]
 
 
 def _load_weights(module: torch.nn.Module, path: Path) -> None:

@@ -46,7 +46,7 @@ def here_rows(
         measured = [works[i] for i in chosen]
         points = points_of([(rows[i].trace.without_profiler(rows[i].latency_ms), works[i]) for i in chosen])
         joint = model.posterior(measured, log_ms[chosen], noise[chosen], [works[i] for i in rest], points)
-        held_out = model.held_out(measured, log_ms[chosen], noise[chosen], points, range(_K))
+        held_out = model.held_out(measured, log_ms[chosen], noise[chosen], points)
         each = joint.each()
         band = widened(each, checked_factor(held_out, log_ms[chosen], each.spread()))
         flops = flops_line(np.log([w.macs for w in works]), chosen, log_ms[chosen], rest)

@@ -4,10 +4,10 @@ Every kernel takes ``max(work / rate, bytes / bandwidth) + node overhead``, a ne
 cost; conversions between formats are kernels of their own. Each constant has a log-normal prior around the profile's
 figure, as wide as the figure's origin deserves (measured < inferred < spec); measurements move them by maximum a
 posteriori. What the constants cannot explain is carried on by a Gaussian process around the roofline, in two parts: each
-kind of kernel deviates alike wherever it occurs, so that a network deviates by its kernels' shares of its time, and
-similar networks deviate alike. How strong both are, and how far they reach, is mixed by how well it foretells every
-measurement from the others. Reference: Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006), chapters
-2.7 and 5.4.2.
+kind of kernel deviates alike wherever it occurs, so that a network deviates by its kernels' shares of its time, and a
+network deviates as a whole, half of it as similar ones do. How strong both are is mixed by how well it foretells every
+measurement from the others, where of its own trace only the shape counts: its level is that measurement. Reference:
+Rasmussen & Williams, "Gaussian Processes for Machine Learning" (2006), chapters 2.7 and 5.4.2.
 
 One deviation is neither the kernel's nor alike in all networks: weights are read once an inference, and the more there are,
 the farther from the core they have gone until then. How much slower they come back is learned like all else.
@@ -57,17 +57,19 @@ _SHARPNESS = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Residual:
-    """How far times may lie off the roofline: standard deviations of the log of a network and of a kernel, and the reach."""
+    """How far times may lie off the roofline: standard deviations of the log of a network and of a kernel."""
 
     network: float
-    reach: float
     kernel: float
 
 
 _RESIDUALS = tuple(
-    _Residual(network=network, reach=reach, kernel=kernel)
-    for network, reach, kernel in itertools.product((0.02, 0.06, 0.15), (0.15, 0.5), (0.3, 0.6))
+    _Residual(network=network, kernel=kernel)
+    for network, kernel in itertools.product((0.005, 0.015, 0.045, 0.135), (0.3, 0.6))
 )
+_SIMILAR, _SAME = 0.5, 0.02
+"""How far apart networks may lie to deviate alike, and to be one and the same; by their parts' shares of the time."""
+_OWN_SHARE = 0.5  # of a network's deviation that no other has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,7 @@ _LEAST_NOISE, _USUAL_NOISE = 0.01, 0.02
 _TRACED_NOISE = 0.1  # of one kernel's log time in a trace
 _PROFILER_MS = 0.002  # by which the profiler may be off at each kernel
 _TRACE_SPREAD = 0.2  # of the log of all kernels of a trace: the profiler takes time itself
-_KNOWN_SPREAD = 0.05  # the same where they add up to a measured latency
+_KNOWN_SPREAD = 0.02  # the same where they add up to a measured latency
 _ROUNDS = 40
 
 
@@ -192,7 +194,8 @@ class DeviceModel:
             points: times of single kernels, from profiles of runs.
         """
         seen = _Seen.of(measured, log_ms, noise, targets, points)
-        k, n = len(measured), len(seen.values)
+        n = len(seen.values)
+        own = [points.of(network) if points else np.zeros(0, dtype=np.bool_) for network in measured]
         centres, covariances, scores = [], [], []
         for residual in _RESIDUALS:
             theta, shift = self._fitted(seen, residual)
@@ -204,7 +207,7 @@ class DeviceModel:
             gain = prior[n:, :n] @ inverse
             centres.append(mean[n:] + gain @ error)
             covariances.append(prior[n:, n:] - gain @ prior[:n, n:])
-            scores.append(_held_out_log_density(inverse[:k, :k], inverse[:k] @ error))
+            scores.append(_held_out_log_density(inverse, error, own))
         weights = np.exp(np.array(scores) - max(scores))
         return Joint(
             centres=np.array(centres),
@@ -219,22 +222,19 @@ class DeviceModel:
         log_ms: Floats,
         noise: Floats,
         points: KernelPoints | None = None,
-        own_trace: Sequence[int | None] | None = None,
     ) -> list[Mixture]:
-        """Return each measured network as predicted from the others.
+        """Return each measured network as predicted from the others, without its own trace.
 
         Args:
             measured: as for :meth:`posterior`.
             log_ms: as there.
             noise: as there.
             points: as there.
-            own_trace: number of each network's own trace among the points, which is left out with it.
         """
         found = []
         for i in range(len(measured)):
             rest = [j for j in range(len(measured)) if j != i]
-            own = own_trace[i] if own_trace else None
-            others = points if points is None or own is None else points.without(own)
+            others = points.without(measured[i]) if points else None
             joint = self.posterior([measured[j] for j in rest], log_ms[rest], noise[rest], [measured[i]], others)
             found.append(joint.each())
         return found
@@ -407,7 +407,8 @@ class _Seen:
         """Covariance of the true log milliseconds around the roofline: by kernels, by the way of weights, of similar networks."""
         found: Floats = residual.kernel**2 * (there.shares @ self.alike @ there.shares.T)
         found += _FARTHER.doubt**2 * np.outer(there.farther, there.farther)
-        of_networks = near(there.likeness / residual.reach, residual.network**2)
+        of_networks = near(there.likeness / _SIMILAR, (1.0 - _OWN_SHARE) * residual.network**2)
+        of_networks += near(there.likeness / _SAME, _OWN_SHARE * residual.network**2)
         return found + of_networks * np.outer(self.is_network, self.is_network)
 
 
@@ -473,13 +474,21 @@ def _median_spread(covariance: Floats) -> float:
     return float(np.median(np.sqrt(np.maximum(np.diag(covariance), 0.0) + _LEAST_NOISE**2)))
 
 
-def _held_out_log_density(inverse: Floats, weighted: Floats) -> float:
-    """Sum of log densities of each measurement given all others (Rasmussen & Williams, equations 5.10-5.12).
+def _held_out_log_density(inverse: Floats, error: Floats, own: Sequence[NDArray[np.bool_]]) -> float:
+    """Sum of log densities of each measured network given all else (Rasmussen & Williams, equations 5.10-5.12).
+
+    Times of a trace were made to add up to what is to be foretold. So its level is set free before (Sherman & Morrison).
 
     Args:
-        inverse: of the covariance of all that was measured, the part of the networks.
-        weighted: the inverse times the residuals, of the networks.
+        inverse: of the covariance of all that was measured, networks first, ``[n, n]``.
+        error: of the same, ``[n]``.
+        own: by network, which of the kernels behind the networks come from its own trace.
     """
-    variance = 1.0 / np.diag(inverse)
-    error = weighted * variance
-    return float(-0.5 * (np.log(variance) + error**2 / variance).sum())
+    total = 0.0
+    for i, of_trace in enumerate(own):
+        pulled = inverse[:, len(own) :][:, of_trace].sum(axis=1)
+        freed = _TRACE_SPREAD**2 / (1.0 + _TRACE_SPREAD**2 * float(pulled[len(own) :][of_trace].sum()))
+        row = inverse[i] - freed * pulled[i] * pulled
+        variance = 1.0 / row[i]
+        total -= 0.5 * float(np.log(variance) + (row @ error) ** 2 * variance)
+    return total

@@ -158,7 +158,7 @@ def forecast(
             calm[number] = traces[number].without_profiler(measurement.latency_ms)
     points = points_of([(t, f.work) for t, f in zip(calm, traced, strict=True)]) if traces else None
     joint = device.posterior(works, log_ms, noise, [f.work for f in wanted], points)
-    held_out = device.held_out(works, log_ms, noise, points, own)
+    held_out = device.held_out(works, log_ms, noise, points)
     each = joint.each()
     factor = checked_factor(held_out, log_ms, each.spread())
     band = widened(each, factor)

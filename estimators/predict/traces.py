@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 
 _LARGEST_FILE = 200_000_000
 _ENDING = "_kernel_time"
+_LEAST_OF_LATENCY = 0.9  # of the model: what its kernels take if they are most of it
 _LEAST_LEFT = 0.25  # of a kernel's time: the profiler counts in whole microseconds
 
 
@@ -33,7 +34,7 @@ class TracedKernel:
         name: of the node.
         operator: that ran.
         provider: execution provider that ran it.
-        ms: median milliseconds of a call.
+        ms: milliseconds of a call, the mean of the middle half of all calls.
         written_bytes: of its outputs; 0 where the profile does not tell.
     """
 
@@ -62,7 +63,9 @@ class Trace:
         """Return the trace without what the profiler adds, which is about the same for every kernel, a microsecond or two.
 
         Of networks with many small kernels, such as those that convert between formats, it is a third of the time. It adds
-        no more to a kernel than the fastest one takes; what is left over, the machine was slower by while it profiled.
+        no more to a kernel than the fastest one takes; what is left over, the machine was slower by while it profiled. Where
+        the kernels take a little less than the model does, it was faster; where they take much less, most of the model's
+        time is not theirs, and nothing is known of them but what the profile says.
 
         Args:
             latency_ms: of the same model without the profiler.
@@ -70,7 +73,11 @@ class Trace:
         total = sum(k.ms for k in self.kernels)
         too_much = (total - latency_ms) / len(self.kernels)
         if too_much <= 0.0:
-            return self
+            slower = total / latency_ms
+            if slower < _LEAST_OF_LATENCY:
+                return self
+            kernels = tuple(replace(k, ms=k.ms / slower) for k in self.kernels)
+            return replace(self, kernels=kernels, adds_up=True)
         added = min(too_much, *(k.ms for k in self.kernels))
         slower = (total - len(self.kernels) * added) / latency_ms if added < too_much else 1.0
         kernels = tuple(replace(k, ms=max(k.ms - added, _LEAST_LEFT * k.ms) / slower) for k in self.kernels)
@@ -87,7 +94,7 @@ class KernelPoints:
         repeats: ``[n]`` how many there were.
         trace: ``[n]`` which trace each comes from: the profiler slows all kernels of a trace.
         adds_up: ``[n]`` whether that trace's times are known to add up to what its model takes.
-        beside: ``[n]`` bytes of all weights of the model that each ran in.
+        networks: what was traced, by trace.
     """
 
     kernels: tuple[KernelWork, ...]
@@ -95,18 +102,27 @@ class KernelPoints:
     repeats: NDArray[np.intp]
     trace: NDArray[np.intp]
     adds_up: NDArray[np.bool_]
-    beside: Floats
+    networks: tuple[GraphWork, ...]
 
-    def without(self, trace: int) -> KernelPoints:
-        """Leave one trace out."""
-        kept = self.trace != trace
+    @property
+    def beside(self) -> Floats:
+        """Bytes of all weights of the network that each ran in, ``[n]``."""
+        return np.array([n.weight_bytes for n in self.networks], dtype=np.float64)[self.trace]
+
+    def of(self, network: GraphWork) -> NDArray[np.bool_]:
+        """Say which come from a trace of that very network, ``[n]``."""
+        return np.array([n == network for n in self.networks], dtype=np.bool_)[self.trace]
+
+    def without(self, network: GraphWork) -> KernelPoints:
+        """Leave the traces of a network out."""
+        kept = ~self.of(network)
         return KernelPoints(
             kernels=tuple(k for k, keep in zip(self.kernels, kept, strict=True) if keep),
             log_ms=self.log_ms[kept],
             repeats=self.repeats[kept],
             trace=self.trace[kept],
             adds_up=self.adds_up[kept],
-            beside=self.beside[kept],
+            networks=self.networks,
         )
 
 
@@ -134,12 +150,18 @@ def read_trace(model: Path, path: Path) -> Trace:
             size = str(details.get("output_size", ""))
             written[key] = int(size) if size.isdecimal() else 0
     kernels = tuple(
-        TracedKernel(name=key[0], operator=key[1], provider=key[2], ms=median(values), written_bytes=written[key])
+        TracedKernel(name=key[0], operator=key[1], provider=key[2], ms=_middle(values), written_bytes=written[key])
         for key, values in times.items()
     )
     if not kernels:
         raise ConfigError("CFG-06", path, "holds no times of kernels", "give the file that the profiler wrote")
     return Trace(model=model, kernels=kernels)
+
+
+def _middle(values: Sequence[float]) -> float:
+    """Return the mean of the middle half: the profiler counts whole microseconds, which is all that a median can be."""
+    cut = len(values) // 4
+    return fmean(sorted(values)[cut : len(values) - cut])
 
 
 def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
@@ -159,7 +181,7 @@ def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
         repeats=np.array([len(logs) for _, logs in found.values()], dtype=np.intp),
         trace=np.array([number for number, _ in found], dtype=np.intp),
         adds_up=np.array([traces[number][0].adds_up for number, _ in found], dtype=np.bool_),
-        beside=np.array([traces[number][1].weight_bytes for number, _ in found], dtype=np.float64),
+        networks=tuple(work for _, work in traces),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from modeltailor.errors import CandidateError, ConfigError, ModelError
 from modeltailor.targets import Child, Device
-from modeltailor.workloads import ModelSpec
+from modeltailor.workloads import ModelSpec, model_kind
 
 if TYPE_CHECKING:
     from modeltailor.estimators.audit import Audit
@@ -114,6 +114,7 @@ def look_quickly(
 
     if seconds < _LEAST_S:
         raise ConfigError("CFG-15", "--time", f"must be at least {_LEAST_S:g} s; got {seconds:g} s", "give more time")
+    model_kind(model, root)  # what is not there is said before anything is announced
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="modeltailor-quick-") as scratch:
         notify("building the uniform settings")

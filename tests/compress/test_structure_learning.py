@@ -355,12 +355,17 @@ def test_images_of_bytes_are_learned_from_as_they_are() -> None:
         taught(Bytes(), np.zeros((16, 3, 16, 16), np.uint8), np.arange(16) % 4, mixup=0.5)
 
 
-def test_a_mask_of_infinity_is_no_fault_of_a_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept_as", ["buffer", "frozen parameter"])
+def test_a_mask_of_infinity_is_no_fault_of_a_training(kept_as: str) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.read = nn.Linear(6, 4)
-            self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+            mask = torch.full((4, 4), -torch.inf).triu(1)
+            if kept_as == "buffer":
+                self.register_buffer("mask", mask)
+            else:
+                self.mask = nn.Parameter(mask, requires_grad=False)
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.softmax(self.read(x)[:, None, :] + self.mask, -1).sum(1)
