@@ -1,14 +1,14 @@
 """Latency prediction for absent devices, checked against published measurements.
 
     python benchmarks/predict.py [--quick] [--json FILE] [--row NAME ...] [--devices]
-                                 [--here FOLDER] [--network NAME ...] [--draw N] [--rounds N] [--lock FILE]
+                                 [--here FOLDER] [--network NAME ...] [--draw N ...] [--rounds N] [--lock FILE]
 
 Each device in turn is left out; ``k`` measurements on it are chosen by the estimator's own rule, everything else is
 predicted. Data: ``$MODELTAILOR_DATA/device_latency`` (default ``../shared/data``). No device is named in this code.
 
 The row ``here`` is this machine: candidates of ResNet20 and MiniLM are built and timed by the project's own protocol, and
 predicted from five of them. ``--here FOLDER`` keeps the measured tables; where they are kept, they are read. Without
-the option the row is left out, unless it is asked for by name. ``--draw N`` takes other candidates.
+the option the row is left out, unless it is asked for by name. ``--draw N ...`` takes other candidates.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def main() -> None:
     parser.add_argument("--row", nargs="*", choices=sorted((*ROWS, HERE)), default=list(ROWS), help="only these rows")
     parser.add_argument("--here", type=Path, help="keep the measured tables of this machine there, or read them")
     parser.add_argument("--network", nargs="*", help="only these of its networks, resnet20 and minilm; all by default")
-    parser.add_argument("--draw", type=int, default=0, help="which of many draws of candidates; the first by default")
+    parser.add_argument("--draw", type=int, nargs="*", default=[0], help="which draws of candidates; 0 by default")
     parser.add_argument("--rounds", type=int, default=2, help="how often each candidate is timed on this machine")
     parser.add_argument("--lock", type=Path, help="lock this file while a candidate is timed")
     parser.add_argument("--devices", action="store_true", help="print each device, and write it")

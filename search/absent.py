@@ -71,7 +71,7 @@ def predict_absent(
     front = {f.key for f in pareto_front(pool.values(), minimize=minimize)}
     keys = [k for k, t in by_key.items() if t.role in ("fp32", "baseline") or k in front]
     keys.sort(key=lambda k: by_key[k].number)
-    measured = read_measurements(Path(profile.measured), shapes) if profile.measured else ()
+    measured = read_measurements(Path(profile.measured), shapes, profile=profile) if profile.measured else ()
     found = forecast([artifact(by_key[k].sha256) for k in keys], profile, measured, shapes).estimates
     best = candidates(dict(zip(keys, found, strict=True)), pool, budget_on(history), minimize)
     return tuple(

@@ -49,6 +49,7 @@ _OVERHEAD_US = 3.0
 _MOVED_SLOWER, _CONVERTED_SLOWER = 0.7, 1.1  # log of the time of a byte against one that is only copied
 _OWN_DOUBT = 0.3
 _UNKNOWN_DOUBT = 1.0
+_BARE_DOUBT = 1.5  # more of it, alike for all constants, where a profile states no figure: devices differ that much
 _DOUBT = {"measured": 0.2, "inferred": 0.5, "spec": 0.7}  # standard deviation of the log, by origin
 _BYTES = {"move": 3, "convert": 4}  # place of the constant of a byte; 2 for all others
 _RATES = 5  # place of the first rate among the constants
@@ -105,14 +106,17 @@ class Constants:
     covariance: Floats
 
 
-def constants_of(profile: Profile, pool: Sequence[Profile] | None = None) -> Constants | None:
+def constants_of(profile: Profile, pool: Sequence[Profile] | None = None, *, bare: bool = False) -> Constants | None:
     """Return the prior constants, or ``None`` if the profile has neither a rate nor a bandwidth.
 
     Args:
         profile: the device.
         pool: profiles of other devices, for figures that this one does not state; those that ship by default.
+        bare: also where it states none at all: everything is guessed then, and the level of all is in great doubt.
+            Worth something only where a measurement will tell that level.
     """
-    if not profile.peak_gops and not profile.effective_gops and profile.bandwidth_gbps is None:
+    stated = profile.peak_gops or profile.effective_gops or profile.bandwidth_gbps is not None
+    if not stated and not bare:
         return None
     figures = guessed(profile, list_profiles() if pool is None else pool)
     overhead = profile.per_operator_overhead_us
@@ -126,8 +130,12 @@ def constants_of(profile: Profile, pool: Sequence[Profile] | None = None) -> Con
             means.append(np.log(2e-6) - figures[number_format].log - np.log(_REACHED[kind]))
             doubts.append(figures[number_format].doubt + _CLASS_DOUBT[kind])
     covariance = np.diag(np.square(doubts)) * 0.5
-    shared = np.array([0.3, 0.3, 0.5, 0.5, 0.5, *[1.0] * (len(doubts) - _RATES)]) * np.array(doubts) * np.sqrt(0.5)
-    return Constants(log_mean=np.array(means), covariance=covariance + np.outer(shared, shared))
+    level = np.array([0.3, 0.3, 0.5, 0.5, 0.5, *[1.0] * (len(doubts) - _RATES)])
+    shared = level * np.array(doubts) * np.sqrt(0.5)
+    covariance = covariance + np.outer(shared, shared)
+    if not stated:
+        covariance = covariance + _BARE_DOUBT**2 * np.outer(level, level)
+    return Constants(log_mean=np.array(means), covariance=covariance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

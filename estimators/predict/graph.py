@@ -8,7 +8,7 @@ activations behind it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from onnx import TensorProto, helper
 from modeltailor.errors import ModelError
 from modeltailor.estimators.predict.shapes import with_shapes
 
-__all__ = ["ExecutedGraph", "Kernel", "Tensor", "bits_of", "read_graph", "read_model"]
+__all__ = ["ExecutedGraph", "Kernel", "Tensor", "bits_of", "has_inserted_casts", "read_graph", "read_model"]
 
 _INTEGERS = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16})
+_INSERTED = ("InsertedPrecisionFreeCast_", "InsertedCast_")
+"""How ONNX Runtime calls a conversion that it inserts around what it cannot compute in half floats, and its tensor of floats."""
 _VIEWS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout"})
 _QUANTIZE = frozenset({"QuantizeLinear"})
 _DEQUANTIZE = frozenset({"DequantizeLinear"})
@@ -79,6 +81,10 @@ class Kernel:
         inputs: tensors read, weights among them, in the order of the node.
         outputs: tensors written.
         attributes: integers and lists of integers of the node, by name.
+        domain: of the operator; empty for standard ONNX.
+        texts: attributes of the node that are text, by name.
+        places: which argument of the node each input is: arguments may be left out. As they come, if empty.
+        bodies: domain and operator of all nodes in the bodies of a loop or the branches of a choice.
     """
 
     name: str
@@ -86,6 +92,15 @@ class Kernel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     attributes: Mapping[str, tuple[int, ...]]
+    domain: str = ""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    places: tuple[int, ...] = ()
+    bodies: frozenset[tuple[str, str]] = frozenset()
+
+    def given(self, place: int) -> Tensor | None:
+        """Return the input that is a certain argument of the node; ``None`` where that was left out."""
+        places = self.places or range(len(self.inputs))
+        return next((t for t, at in zip(self.inputs, places, strict=True) if at == place), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +125,11 @@ def bits_of(element_type: int) -> int:
     return _BITS.get(element_type, 32)
 
 
+def has_inserted_casts(model: onnx.ModelProto) -> bool:
+    """Whether the runtime put conversions around what it cannot compute in half floats."""
+    return any(n.op_type == "Cast" and n.name.startswith(_INSERTED) for n in model.graph.node)
+
+
 def read_graph(path: Path, dimensions: Mapping[str, int] | None = None) -> ExecutedGraph:
     """Read an ONNX file as it stands.
 
@@ -128,7 +148,12 @@ def read_graph(path: Path, dimensions: Mapping[str, int] | None = None) -> Execu
 
 
 def read_model(
-    model: onnx.ModelProto, where: str, dimensions: Mapping[str, int] | None = None, *, settled: bool = False
+    model: onnx.ModelProto,
+    where: str,
+    dimensions: Mapping[str, int] | None = None,
+    *,
+    settled: bool = False,
+    elsewhere: bool = False,
 ) -> ExecutedGraph:
     """Read a model that is loaded; it is changed, its large weights may be without values.
 
@@ -137,6 +162,8 @@ def read_model(
         where: the file, for messages.
         dimensions: as for :func:`read_graph`.
         settled: a runtime has done all its optimizations; what is left runs.
+        elsewhere: it runs on what computes in half floats. The runtime here did not find that, and put conversions to
+            floats and back around all that does; they are none there.
 
     Raises:
         ModelError: the shape of a tensor stays unknown.
@@ -145,7 +172,7 @@ def read_model(
         shaped = with_shapes(model, dict(dimensions or {}))
     except Exception as error:  # onnx raises whatever protobuf and its own checks raise
         raise ModelError("MOD-20", where, f"cannot read the graph ({type(error).__name__})") from error
-    return _Reader(where, shaped, settled).read()
+    return _Reader(where, shaped, settled, elsewhere).read()
 
 
 @dataclass
@@ -153,6 +180,7 @@ class _Reader:
     where: str
     model: onnx.ModelProto
     settled: bool
+    elsewhere: bool = False
     tensors: dict[str, Tensor] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
 
@@ -160,7 +188,7 @@ class _Reader:
         graph = self.model.graph
         stored = 0
         for weight in graph.initializer:
-            bits = bits_of(weight.data_type)
+            bits = self._bits(weight.name, weight.data_type)
             self.tensors[weight.name] = Tensor(name=weight.name, shape=tuple(weight.dims), bits=bits, constant=True)
             stored += self.tensors[weight.name].size_bytes
         for value in (*graph.input, *graph.value_info, *graph.output):
@@ -198,10 +226,13 @@ class _Reader:
         self.tensors[value.name] = Tensor(
             name=value.name,
             shape=tuple(shape),
-            bits=bits_of(kind.elem_type),
+            bits=self._bits(value.name, kind.elem_type),
             constant=False,
             integer=kind.elem_type in _INTEGERS,
         )
+
+    def _bits(self, name: str, element_type: int) -> int:
+        return 16 if self.elsewhere and name.startswith(_INSERTED) else bits_of(element_type)
 
     def _readers(self) -> dict[str, int]:
         count: dict[str, int] = {o.name: 1 for o in self.model.graph.output}
@@ -228,7 +259,7 @@ class _Reader:
             else:
                 known = self.tensors.get(output)
                 shape = known.shape if known else self.tensors[node.input[0]].shape if node.input else ()
-                bits = known.bits if known else 32
+                bits = known.bits if known else self._bits(output, TensorProto.FLOAT)
             self.tensors[output] = Tensor(name=output, shape=shape, bits=bits, constant=True)
         return own
 
@@ -240,7 +271,8 @@ class _Reader:
         kernels: list[tuple[str, onnx.NodeProto, list[str]]],
     ) -> bool:
         """Whether the node makes no kernel of its own; if so, its output becomes another name."""
-        if node.op_type in _VIEWS or (node.op_type in _DEQUANTIZE and not self.settled):
+        inserted = self.elsewhere and node.op_type == "Cast" and node.name.startswith(_INSERTED)
+        if inserted or node.op_type in _VIEWS or (node.op_type in _DEQUANTIZE and not self.settled):
             self.same_as[node.output[0]] = node.input[0]
             return True
         if not node.input or self.settled:
@@ -285,16 +317,32 @@ class _Reader:
 
     def _kernel(self, name: str, node: onnx.NodeProto, outputs: list[str]) -> Kernel:
         attributes: dict[str, tuple[int, ...]] = {}
+        texts: dict[str, str] = {}
         for attribute in node.attribute:
             value: Any = helper.get_attribute_value(attribute)
             if isinstance(value, int):
                 attributes[attribute.name] = (value,)
             elif isinstance(value, list) and all(isinstance(v, int) for v in value):
                 attributes[attribute.name] = tuple(value)
+            elif isinstance(value, bytes):
+                texts[attribute.name] = value.decode(errors="replace")
         return Kernel(
             name=name,
             operator=node.op_type,
             inputs=tuple(self._tensor(i) for i in node.input if i),
             outputs=tuple(self._tensor(o) for o in outputs),
             attributes=attributes,
+            domain=node.domain,
+            texts=texts,
+            places=tuple(place for place, i in enumerate(node.input) if i),
+            bodies=frozenset((n.domain, n.op_type) for n in _inner_nodes(node)),
         )
+
+
+def _inner_nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of all graphs that a node holds, and of those that they hold."""
+    for attribute in node.attribute:
+        for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+            for inner in graph.node:
+                yield inner
+                yield from _inner_nodes(inner)

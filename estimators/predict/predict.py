@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modeltailor.durable import sha256_file
+from modeltailor.errors import ModelError
 from modeltailor.estimators.estimate import Estimate
 from modeltailor.estimators.predict.bands import Band, checked_factor, widened
 from modeltailor.estimators.predict.device_model import DeviceModel, Joint, constants_of
 from modeltailor.estimators.predict.executed import ExecutedFile, Shapes, executed_files
 from modeltailor.estimators.predict.microcontroller import fit, plan_memory
-from modeltailor.estimators.predict.traces import Trace, points_of
+from modeltailor.estimators.predict.traces import Trace, placed_operators, points_of
 from modeltailor.targets.profile import Profile
 
 __all__ = [
@@ -37,6 +38,7 @@ Floats = NDArray[np.float64]
 
 _CPU = "CPUExecutionProvider"
 _MEASURED_Z = 1.2816  # half of the central 80 % of a normal distribution, in standard deviations
+_LEAST_NOISE = 0.005  # of one entry's log where several are averaged: none may count infinitely often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,10 @@ class Forecast:
 
     Attributes:
         estimates: one a model: milliseconds, or why there is no number. A model that was measured on the device keeps
-            that figure and its label.
+            that figure and its label, whatever the profile says against it.
         over: one a model, against the first; ``None`` for the first and where one of the two has no number.
         widened_by: factor that the bands grew by, because measurements predicted from each other asked for it.
-        measurements: how many were used.
+        measurements: how many files were measured, each counted once.
     """
 
     estimates: tuple[Estimate | NoEstimate, ...]
@@ -128,8 +130,8 @@ def forecast(
 
     Args:
         models: ONNX files.
-        profile: the device; its figures are the prior.
-        measurements: what was measured on the device, none to some tens.
+        profile: the device; its figures are the prior. If it states none, they are guessed once anything was measured.
+        measurements: what was measured on the device, none to some tens. What was measured of one file is averaged.
         shapes: shape by input name; a leading dimension that is free otherwise is 1.
         traces: profiles that ONNX Runtime wrote of runs on the device; they also tell what an accelerator runs itself.
             Of models that were measured as well, the profiler's own time is taken out.
@@ -137,38 +139,43 @@ def forecast(
     Raises:
         ModelError: a file cannot be read, or a shape stays unknown.
     """
-    n, k = len(models), len(measurements)
-    files = executed_files([*models, *(m.model for m in measurements), *(t.model for t in traces)], profile, shapes)
+    measured = _by_content(measurements)
+    n, k = len(models), len(measured)
+    measured_files = [m.model for m in measured.values()]
+    files = executed_files([*models, *measured_files, *(t.model for t in traces)], profile, shapes)
     wanted, known, traced = files[:n], files[n : n + k], files[n + k :]
-    placed = frozenset(x.operator for t in traces for x in t.kernels if x.provider == profile.provider)
+    placed = frozenset[str]().union(
+        *(placed_operators(t, f.work, profile.provider) for t, f in zip(traces, traced, strict=True))
+    )
     refusals = _refusals(wanted, placed.union(*(f.work.operators for f in known)), profile)
-    constants = constants_of(profile)
-    if constants is None:
-        reason = f"profile {profile.name!r} states neither a rate nor a bandwidth"
-        none = tuple(r or NoEstimate(reason=reason) for r in refusals)
-        return Forecast(estimates=none, over=(None,) * len(models), widened_by=1.0, measurements=len(measurements))
-    device = DeviceModel(constants=constants)
-    log_ms = np.array([math.log(m.latency_ms) for m in measurements])
-    noise = np.array([m.noise for m in measurements])
-    works = [f.work for f in known]
-    own = _own_traces(measurements, traces)
+    own = _own_traces(measured, traces)
     calm = list(traces)
-    for measurement, number in zip(measurements, own, strict=True):
+    for measurement, number in zip(measured.values(), own, strict=True):
         if number is not None:
             calm[number] = traces[number].without_profiler(measurement.latency_ms)
     points = points_of([(t, f.work) for t, f in zip(calm, traced, strict=True)]) if traces else None
+    constants = constants_of(profile, bare=bool(measured or (points and points.kernels)))
+    if constants is None:
+        reason = f"profile {profile.name!r} states neither a rate nor a bandwidth"
+        none = tuple(r or NoEstimate(reason=reason) for r in refusals)
+        return Forecast(estimates=none, over=(None,) * len(models), widened_by=1.0, measurements=0)
+    device = DeviceModel(constants=constants)
+    taught = [(m, f.work) for m, f in zip(measured.values(), known, strict=True) if not f.work.uncounted]
+    log_ms = np.array([math.log(m.latency_ms) for m, _ in taught])
+    noise = np.array([m.noise for m, _ in taught])
+    works = [work for _, work in taught]
     joint = device.posterior(works, log_ms, noise, [f.work for f in wanted], points)
     held_out = device.held_out(works, log_ms, noise, points)
     each = joint.each()
     factor = checked_factor(held_out, log_ms, each.spread())
     band = widened(each, factor)
-    there = _measured_files(models, measurements)
-    estimates = tuple(refusal or there.get(i) or _estimate(band, i) for i, refusal in enumerate(refusals))
+    there = _measured_files(models, measured)
+    estimates = tuple(there.get(i) or refusal or _estimate(band, i) for i, refusal in enumerate(refusals))
     return Forecast(
         estimates=estimates,
         over=_over(joint, factor, estimates),
         widened_by=factor,
-        measurements=len(measurements),
+        measurements=k,
     )
 
 
@@ -194,29 +201,41 @@ def suggest_measurements(
     measurements: Sequence[Measured] = (),
     shapes: Shapes | None = None,
 ) -> tuple[Suggestion, ...]:
-    """Return which ``k`` of the models to measure next, so that all are predicted best; what is measured is left out.
+    """Return which ``k`` of the models to measure next, so that all are predicted best.
+
+    What is measured is left out, and so is what does not fit the device: nobody can measure it there, or asks how fast it is.
 
     Args:
-        models: the candidates; the first, the user's own model, comes first unless it is measured.
+        models: the candidates; the first, the user's own model, comes first if it is left.
         profile: the device.
         k: how many.
         measurements: what was measured on the device already.
         shapes: shape by input name.
+
+    Returns:
+        fewer than ``k`` where fewer are left, perhaps none.
+
+    Raises:
+        ModelError: as for :func:`forecast`.
     """
-    done = {sha256_file(m.model) for m in measurements}
-    measured = [i for i, m in enumerate(models) if done and sha256_file(m) in done]
-    constants = constants_of(profile)
-    if constants is None:
-        rest = [i for i in range(len(models)) if i not in measured][:k]
-        return tuple(Suggestion(model=i, spread_before=0.0, spread_after=0.0) for i in rest)
-    works = [f.work for f in executed_files([*models, *(m.model for m in measurements)], profile, shapes)]
-    elsewhere = list(range(len(models), len(works)))  # what was measured, whether it is among the models or not
-    first = [0] if 0 not in measured else []
+    measured = _by_content(measurements)
+    n = len(models)
+    files = executed_files([*models, *(m.model for m in measured.values())], profile, shapes)
+    done = [i for i, m in enumerate(models) if measured and sha256_file(m) in measured]
+    able = [i for i, f in enumerate(files[:n]) if i in done or _has_a_number(f, profile)]
+    rest = [i for i in able if i not in done]
+    constants = constants_of(profile, bare=bool(measured))
+    if constants is None or not rest:
+        return tuple(Suggestion(model=i, spread_before=0.0, spread_after=0.0) for i in rest[:k])
+    works = [f.work for f in (*(files[i] for i in able), *files[n:])]
+    elsewhere = list(range(len(able), len(works)))  # what was measured, whether it is among the models or not
+    first = [able.index(0)] if 0 in rest else []
+    barred = [able.index(i) for i in done]
     device = DeviceModel(constants=constants)
-    chosen, spreads = device.choose(len(elsewhere) + k, works, [*elsewhere, *first], measured, len(models))
+    chosen, spreads = device.choose(len(elsewhere) + k, works, [*elsewhere, *first], barred, len(able))
     start = len(elsewhere)
     return tuple(
-        Suggestion(model=m, spread_before=spreads[start + i], spread_after=spreads[start + i + 1])
+        Suggestion(model=able[m], spread_before=spreads[start + i], spread_after=spreads[start + i + 1])
         for i, m in enumerate(chosen[start:])
     )
 
@@ -240,12 +259,37 @@ def _estimate(band: Band, i: int) -> Estimate:
     return Estimate(value=middle, low=min(low, middle), high=max(high, middle), evidence="predicted")
 
 
-def _measured_files(models: Sequence[Path], measurements: Sequence[Measured]) -> dict[int, Estimate]:
+def _by_content(measurements: Sequence[Measured]) -> dict[str, Measured]:
+    """Return one measurement a file, by its SHA-256: a file that was measured again is no second witness of the others."""
+    entries: dict[str, list[Measured]] = {}
+    for measurement in measurements:
+        if not measurement.model.is_file():
+            raise ModelError.missing(measurement.model)
+        entries.setdefault(sha256_file(measurement.model), []).append(measurement)
+    return {sha256: _averaged(of_one) for sha256, of_one in entries.items()}
+
+
+def _averaged(entries: Sequence[Measured]) -> Measured:
+    """Return the mean of the logs by precision; its noise is no less than what the entries differ by.
+
+    An entry that comes twice, from a file of measurements that was given twice, counts once.
+    """
+    first, *others = {(m.latency_ms, m.noise): m for m in entries}.values()
+    if not others:
+        return first
+    logs = np.log([m.latency_ms for m in (first, *others)])
+    precision = np.array([max(m.noise, _LEAST_NOISE) ** -2 for m in (first, *others)])
+    mean = float(precision @ logs / precision.sum())
+    apart = float(precision @ (logs - mean) ** 2 / precision.sum()) * len(logs) / len(others)
+    noise = math.sqrt(max(1.0 / float(precision.sum()), apart))
+    return Measured(model=first.model, latency_ms=math.exp(mean), noise=noise)
+
+
+def _measured_files(models: Sequence[Path], measured: Mapping[str, Measured]) -> dict[int, Estimate]:
     """Return the figures of models that were measured on the device, the very same file: nothing is predicted there."""
-    by_content = {sha256_file(m.model): m for m in measurements}
     found: dict[int, Estimate] = {}
     for i, model in enumerate(models):
-        m = by_content.get(sha256_file(model)) if by_content else None
+        m = measured.get(sha256_file(model)) if measured else None
         if m is not None:
             half = math.exp(_MEASURED_Z * m.noise)
             found[i] = Estimate(
@@ -257,10 +301,10 @@ def _measured_files(models: Sequence[Path], measurements: Sequence[Measured]) ->
     return found
 
 
-def _own_traces(measurements: Sequence[Measured], traces: Sequence[Trace]) -> list[int | None]:
+def _own_traces(measured: Mapping[str, Measured], traces: Sequence[Trace]) -> list[int | None]:
     """Return which trace is of the same file, by measurement."""
     numbers = {sha256_file(t.model): i for i, t in enumerate(traces)}
-    return [numbers.get(sha256_file(m.model)) if numbers else None for m in measurements]
+    return [numbers.get(sha256) for sha256 in measured]
 
 
 def _over(joint: Joint, factor: float, estimates: Sequence[Estimate | NoEstimate]) -> tuple[Over | None, ...]:
@@ -288,6 +332,10 @@ def _measured_ratio(estimate: Estimate, first: Estimate) -> Over:
     return Over(ratio=ratio, chance_of_slower=certain)
 
 
+def _has_a_number(file: ExecutedFile, profile: Profile) -> bool:
+    return not file.work.uncounted and fit(plan_memory(file.graph), profile).fits
+
+
 def _refusals(wanted: Sequence[ExecutedFile], placed: frozenset[str], profile: Profile) -> list[NoEstimate | None]:
     """Return why a model can have no number, by model; ``placed`` is what is known to run on the accelerator."""
     found: list[NoEstimate | None] = []
@@ -296,6 +344,8 @@ def _refusals(wanted: Sequence[ExecutedFile], placed: frozenset[str], profile: P
         unplaced = _unplaced(profile, file.work.operators - placed)
         if not unfit.fits:
             found.append(NoEstimate(reason=unfit.reason, kind="memory"))
+        elif file.work.uncounted:
+            found.append(NoEstimate(reason=f"the work of {', '.join(sorted(file.work.uncounted))} is not known"))
         else:
             found.append(NoEstimate(reason=unplaced, kind="placement") if unplaced else None)
     return found

@@ -21,9 +21,12 @@ _SAME = frozenset({
 })  # fmt: skip
 _BROADCAST = {"QLinearAdd": (0, 3), "QLinearMul": (0, 3)}
 _PRODUCT = {
-    "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "FusedMatMul": 1, "FusedGemm": 1, "QAttention": -1,
-    "Attention": -1,
+    "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1, "QGemm": 3, "FusedMatMul": 1, "TransposeMatMul": 1, "FusedGemm": 1,
 }  # fmt: skip
+_BLOCKS = frozenset({"MatMulNBits", "MatMulBnb4"})
+_SKIPPING = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+_PROJECTING = {"Attention": 4, "QAttention": 8}  # which input holds keys and values of earlier calls
+_RUNTIME = "com.microsoft"
 _CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "QLinearConv": 3, "NhwcFusedConv": 1}  # place of the weight
 _QUANTIZE = frozenset({"QuantizeLinear"})
 _INTEGER_OUT = frozenset({"QuantizeLinear", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax",
@@ -168,27 +171,106 @@ def _fill_in(graph: onnx.GraphProto) -> bool:
     outputs = {o.name: o for o in graph.output}
     changed = False
     for node in graph.node:
-        if not node.output or node.output[0] in known:
+        if all(o in known for o in node.output if o):
             continue
-        shape = _shape_of(node, known)
-        if shape is None:
-            continue
-        name = node.output[0]
-        first = types.get(node.input[0], TensorProto.FLOAT)
-        if node.op_type in _QUANTIZE:
-            first = types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
-        element = first if node.op_type in _INTEGER_OUT or first == TensorProto.FLOAT16 else TensorProto.FLOAT
-        described = helper.make_tensor_value_info(name, element, shape)
-        if name in outputs:
-            outputs[name].CopyFrom(described)
-        else:
-            stale = [i for i, v in enumerate(graph.value_info) if v.name == name]
-            for i in reversed(stale):
-                del graph.value_info[i]
-            graph.value_info.append(described)
-        known[name], types[name] = tuple(shape), element
-        changed = True
+        for place, (name, shape) in enumerate(zip(node.output, _shapes_of(node, known), strict=False)):
+            if not name or name in known or shape is None:
+                continue
+            element = _element_of(node, place, types)
+            described = helper.make_tensor_value_info(name, element, shape)
+            if name in outputs:
+                outputs[name].CopyFrom(described)
+            else:
+                stale = [i for i, v in enumerate(graph.value_info) if v.name == name]
+                for i in reversed(stale):
+                    del graph.value_info[i]
+                graph.value_info.append(described)
+            known[name], types[name] = tuple(shape), element
+            changed = True
     return changed
+
+
+def _element_of(node: onnx.NodeProto, place: int, types: Mapping[str, int]) -> int:
+    """Return the type of the elements of an output."""
+    if node.op_type == "Loop":
+        return types.get(node.input[2 + place], TensorProto.FLOAT)
+    first = types.get(node.input[0], TensorProto.FLOAT)
+    if node.op_type in _QUANTIZE:
+        first = types.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
+    return first if node.op_type in _INTEGER_OUT or first == TensorProto.FLOAT16 else TensorProto.FLOAT
+
+
+def _shapes_of(node: onnx.NodeProto, known: Mapping[str, Shape]) -> tuple[Shape | None, ...]:
+    """Return the shapes of the outputs, the first ones of them that are known by rule."""
+    if node.op_type == "Loop":  # what a loop carries along keeps its shape, or nobody knows it
+        return tuple(known.get(name) for name in node.input[2:])
+    inputs = [known.get(name) for name in node.input]
+    if not inputs or inputs[0] is None:
+        return (_shape_of(node, known),)
+    if node.op_type in _SKIPPING:
+        return (inputs[0], None, None, inputs[0])
+    usual = len(inputs[0]) == (5 if node.op_type == "MultiHeadAttention" and len(inputs[0]) == 5 else 3)
+    if node.domain != _RUNTIME or not usual or any(i and i not in known for i in node.input):
+        return (_shape_of(node, known),)
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    inputs += [None] * (9 - len(inputs))
+    if node.op_type == "DynamicQuantizeLSTM" and inputs[1] is not None:
+        (steps, batch, _), directions, hidden = inputs[0], inputs[1][0], int(attributes["hidden_size"])
+        return ((steps, directions, batch, hidden), *[(directions, batch, hidden)] * 2)
+    if node.op_type in _PROJECTING and inputs[1] is not None:
+        return _projected_attention(inputs[0], inputs[1], inputs[_PROJECTING[node.op_type]], attributes)
+    if node.op_type == "MultiHeadAttention":
+        return _attention(inputs[0], inputs[1], inputs[2], inputs[6], int(attributes["num_heads"]))
+    if node.op_type == "GroupQueryAttention":
+        return _grouped_attention(inputs[0], inputs[1], inputs[3], attributes)
+    return (_shape_of(node, known),)
+
+
+def _projected_attention(
+    first: Shape, weight: Shape, past: Shape | None, attributes: Mapping[str, Any]
+) -> tuple[Shape, Shape]:
+    """Output, and keys and values of this call behind those of earlier ones."""
+    batch, length, _ = first
+    heads = int(attributes["num_heads"])
+    width = int(attributes["qkv_hidden_sizes"][2]) if "qkv_hidden_sizes" in attributes else weight[-1] // 3
+    return (batch, length, width), (2, batch, heads, length + (past[-2] if past else 0), width // heads)
+
+
+def _attention(
+    query: Shape, key: Shape | None, value: Shape | None, past: Shape | None, heads: int
+) -> tuple[Shape, Shape, Shape]:
+    """Output, keys, values. Queries may hold all three, ``[batch, length, heads, 3, size]``, keys also the values."""
+    size = query[4] if len(query) == 5 else query[2] // heads
+    value_size = size if value is None else value[3] if len(value) == 4 else value[2] // heads
+    length = query[1] if key is None else key[2] if len(key) == 4 else key[1]
+    length += past[2] if past else 0
+    batch = query[0]
+    return (batch, query[1], heads * value_size), (batch, heads, length, size), (batch, heads, length, value_size)
+
+
+def _grouped_attention(
+    query: Shape, key: Shape | None, past: Shape | None, attributes: Mapping[str, Any]
+) -> tuple[Shape, Shape, Shape]:
+    """Output, keys, values. Without keys of their own the queries hold all three side by side."""
+    batch, length, width = query
+    heads, shared = int(attributes["num_heads"]), int(attributes["kv_num_heads"])
+    size = width // (heads if key is not None else heads + 2 * shared)
+    made = (batch, shared, (key[1] if key is not None else length) + (past[2] if past else 0), size)
+    return (batch, length, heads * size), made, made
+
+
+def _multiplied(first: Shape, second: Shape, attributes: Mapping[str, Any]) -> Shape:
+    """Return the shape of a product, one of many matrices too; each may lie transposed, or with the batch in its middle."""
+    if min(len(first), len(second)) < 2:
+        return (*first[:-1], second[-1])
+    left, right = _turned(first, attributes, "A"), _turned(second, attributes, "B")
+    return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1])
+
+
+def _turned(shape: Shape, attributes: Mapping[str, Any], which: str) -> Shape:
+    if attributes.get(f"transBatch{which}"):
+        shape = (*shape[1:-1], shape[0], shape[-1])
+    return (*shape[:-2], shape[-1], shape[-2]) if attributes.get(f"trans{which}") else shape
 
 
 def _shape_of(node: onnx.NodeProto, known: Mapping[str, Shape]) -> Shape | None:
@@ -219,13 +301,11 @@ def _shape_of(node: onnx.NodeProto, known: Mapping[str, Shape]) -> Shape | None:
             return None
         packed = first[-1] * 8 // int(attributes.get("bits", 4))
         return (*indices, *scales[1:-1], min(packed, scales[-1] * int(attributes.get("block_size", 128))))
-    if operator == "MatMulNBits":
+    if operator in _BLOCKS:
         return (*first[:-1], attributes["N"])
     if operator in _PRODUCT:
-        second = of(_PRODUCT[operator]) if _PRODUCT[operator] > 0 else None
-        if second is None:
-            return first if _PRODUCT[operator] < 0 else None
-        return (*first[:-1], second[-2 if attributes.get("transB") else -1])
+        second = of(_PRODUCT[operator])
+        return None if second is None else _multiplied(first, second, attributes)
     if operator in _CONVOLUTIONS:
         weight = of(_CONVOLUTIONS[operator])
         return None if weight is None else _convolved(first, weight, attributes)

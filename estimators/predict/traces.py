@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from modeltailor.errors import ConfigError
 from modeltailor.estimators.predict.kernel_kinds import Kind, kind_of
 from modeltailor.estimators.predict.work import GraphWork, KernelWork
+from modeltailor.targets.agent.device_side import CPU_PROVIDER, SHAPE_BYTES, SHAPE_WORK
 
-__all__ = ["KernelPoints", "Trace", "TracedKernel", "points_of", "read_trace"]
+__all__ = ["KernelPoints", "Trace", "TracedKernel", "placed_operators", "points_of", "read_trace"]
 
 Floats = NDArray[np.float64]
 
@@ -165,15 +166,18 @@ def _middle(values: Sequence[float]) -> float:
 
 
 def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
-    """Return the kernels of traces whose work is known.
+    """Return the kernels of traces whose work is known: a loop runs as often as its file likes, and tells of no other.
 
     Nodes without a name are called by their operator and a number in a profile, and by their output in a graph: they are
     told apart by operator and bytes written, and those that agree in both by their order.
+
+    An accelerator's queue takes kernels and hands control back: the profiler sees how long that took, not the kernels. So
+    only what ran on the CPU counts, unless the kernels' times add up to what the model was measured to take.
     """
     found: dict[tuple[int, Kind], tuple[KernelWork, list[float]]] = {}
     for number, (trace, work) in enumerate(traces):
         for kernel, traced in _matched(work.kernels, trace.kernels):
-            if traced.ms > 0.0:
+            if traced.ms > 0.0 and kernel.counted and (trace.adds_up or traced.provider == CPU_PROVIDER):
                 found.setdefault((number, kind_of(kernel)), (kernel, []))[1].append(float(np.log(traced.ms)))
     return KernelPoints(
         kernels=tuple(kernel for kernel, _ in found.values()),
@@ -183,6 +187,27 @@ def points_of(traces: Sequence[tuple[Trace, GraphWork]]) -> KernelPoints:
         adds_up=np.array([traces[number][0].adds_up for number, _ in found], dtype=np.bool_),
         networks=tuple(work for _, work in traces),
     )
+
+
+def placed_operators(trace: Trace, work: GraphWork, provider: str) -> frozenset[str]:
+    """Return the operators that a trace shows to run on an accelerator.
+
+    These are the ones it calls by their names. Some providers run whole parts of a network as one kernel of their own
+    (``TRTKernel_graph_...``, ``QNN_0``, ``DmlFusedNode_...``) and name nothing: where all that was computed ran there, every
+    operator of the file did. Work on shapes stays on the CPU on purpose, and counts for neither.
+
+    Args:
+        trace: of a run.
+        work: of the file that ran.
+        provider: execution provider of the accelerator.
+    """
+    here = frozenset(k.operator for k in trace.kernels if k.provider == provider)
+    elsewhere = frozenset(k.operator for k in trace.kernels if k.provider != provider and not _is_shape_work(k))
+    return here - elsewhere if elsewhere or not here else here | work.operators
+
+
+def _is_shape_work(kernel: TracedKernel) -> bool:
+    return kernel.operator in SHAPE_WORK and 0 < kernel.written_bytes <= SHAPE_BYTES
 
 
 def _matched(

@@ -8,27 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from modeltailor.estimators.predict.amounts import OperatorClass, amount_of, weight_of
 from modeltailor.estimators.predict.graph import ExecutedGraph, Kernel, Tensor, read_graph
 
 __all__ = ["GraphWork", "KernelWork", "OperatorClass", "graph_work", "work_of"]
 
-OperatorClass = Literal["conv", "pointwise", "depthwise", "matmul", "blocks", "move", "convert"]
-"""What decides the rate: sorts of convolution, products, products whose weights are unpacked in blocks while they run, work
-that only moves or changes elements, conversions between formats and layouts."""
-
-_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv", "NhwcConv"})
-_PRODUCTS = frozenset({
-    "Gemm", "QGemm", "FusedGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul",
-    "MatMulIntegerToFloat", "MatMulNBits", "GemmFloat8",
-})  # fmt: skip
-_CONVERSIONS = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ReorderInput",
-                          "ReorderOutput", "Transpose", "MemcpyFromHost", "MemcpyToHost"})  # fmt: skip
 _INTEGER = frozenset({"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "DynamicQuantizeMatMul",
-                      "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul"})  # fmt: skip
+                      "MatMulIntegerToFloat", "DynamicQuantizeLSTM", "QAttention", "QLinearAdd", "QLinearMul"})  # fmt: skip
 _PARTLY = frozenset(
     {"Gather", "GatherElements", "GatherND", "GatherBlockQuantized", "EmbedLayerNormalization", "Slice"}
 )
 """Read no more elements of any input than they write: rows of a table, a piece of a tensor."""
+_MASKED = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN"})
+"""Have masks or lengths among their inputs, which say nothing of what they compute in."""
 _UNREAD = frozenset({"Shape", "Size"})
 _ADDRESS = 16  # bytes of an address, written and read again
 _SHARING = 4  # registers of output channels that a convolution's inner loop keeps
@@ -51,6 +43,7 @@ class KernelWork:
         registers: vector registers that the output channels of a float convolution fill; 0 where that does not count.
         gathered_bytes: what an integer convolution collects before it multiplies: where each pixel of each window lies.
         weight_bytes: of the bytes read, those of weights: an inference comes back to them when it has passed over all others.
+        counted: whether that is all; else it computes an amount that is not known, as the body of a loop does.
     """
 
     name: str
@@ -65,6 +58,7 @@ class KernelWork:
     registers: int = 0
     gathered_bytes: int = 0
     weight_bytes: int = 0
+    counted: bool = True
 
     @property
     def rated_macs(self) -> float:
@@ -91,6 +85,7 @@ class GraphWork:
     Attributes:
         kernels: in the order of execution.
         operators: the operators that occur.
+        uncounted: those of them whose work is not known: no latency can be told of a network that has any.
     """
 
     kernels: tuple[KernelWork, ...]
@@ -99,6 +94,11 @@ class GraphWork:
     def operators(self) -> frozenset[str]:
         """The operators that occur."""
         return frozenset(k.operator for k in self.kernels)
+
+    @property
+    def uncounted(self) -> frozenset[str]:
+        """The operators that compute nobody knows how much."""
+        return frozenset(k.operator for k in self.kernels if not k.counted)
 
     @property
     def macs(self) -> int:
@@ -131,7 +131,8 @@ def work_of(graph: ExecutedGraph, lanes: int = 8) -> GraphWork:
 
 
 def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
-    kind, macs, channels = _amount(kernel)
+    amount = amount_of(kernel)
+    kind, macs, channels = amount.kind, amount.macs, amount.channels
     number_format = _format(kernel)
     width = lanes if number_format == "fp32" else 2 * lanes
     padded = macs if channels == 0 else math.ceil(macs * (-(-channels // width) * width) / channels)
@@ -150,16 +151,17 @@ def _kernel_work(kernel: Kernel, lanes: int) -> KernelWork:
         if number_format == "int8" and kind in ("conv", "depthwise", "pointwise")
         else 0,
         weight_bytes=sum(_bytes_read(t, kernel) for t in kernel.inputs if t.constant),
+        counted=amount.counted,
     )
 
 
 def _gathered(kernel: Kernel) -> int:
     """Return the bytes of the addresses that a convolution with windows, or with steps, collects."""
-    window = _weight(kernel).shape[2:]
+    window = weight_of(kernel).shape[2:]
     if math.prod(window) == 1 and math.prod(kernel.attributes.get("strides", (1,))) == 1:
         return 0
     out = kernel.outputs[0]
-    return _ADDRESS * out.elements // max(_weight(kernel).shape[0], 1) * math.prod(window)
+    return _ADDRESS * out.elements // max(weight_of(kernel).shape[0], 1) * math.prod(window)
 
 
 def _bytes_read(tensor: Tensor, kernel: Kernel) -> int:
@@ -181,51 +183,8 @@ def _format(kernel: Kernel) -> Literal["fp32", "fp16", "int8"]:
     if kernel.operator in _INTEGER:
         return "int8"
     moving = [t for t in kernel.inputs if not t.constant and t.elements > 1]
+    if kernel.operator in _MASKED:
+        moving = moving[:1]
     if moving and all(t.bits == 8 for t in moving) and any(t.bits == 8 for t in kernel.outputs):
         return "int8"  # dequantize, compute, quantize: fused by every runtime that has the integer kernel
     return "fp16" if moving and all(t.bits == 16 and not t.integer for t in moving) else "fp32"
-
-
-def _amount(kernel: Kernel) -> tuple[OperatorClass, int, int]:
-    """Return class, multiply-accumulates, and the channels that are laid along a vector (0: none)."""
-    if kernel.operator in _CONVOLUTIONS:
-        return _convolution(kernel)
-    if kernel.operator == "ConvTranspose":
-        weight = _weight(kernel)
-        return "conv", kernel.inputs[0].elements * math.prod(weight.shape[1:]), weight.shape[1]
-    if kernel.operator in _PRODUCTS:
-        return _product(kernel)
-    if kernel.operator in {"LSTM", "GRU", "RNN"}:
-        steps = math.prod(kernel.inputs[0].shape[:2])
-        return "matmul", steps * sum(t.elements for t in kernel.inputs[1:3]), 0
-    if kernel.operator == "Attention" and len(kernel.inputs) > 1 and len(kernel.inputs[0].shape) == 3:
-        batch, length, width = kernel.inputs[0].shape
-        inner = kernel.inputs[1].shape[-1] // 3
-        return "matmul", batch * length * (width * 3 * inner + 2 * length * inner), 0
-    return ("convert" if kernel.operator in _CONVERSIONS else "move"), 0, 0
-
-
-def _weight(kernel: Kernel) -> Tensor:
-    return next(t for t in kernel.inputs[1:] if len(t.shape) == len(kernel.inputs[0].shape))
-
-
-def _convolution(kernel: Kernel) -> tuple[OperatorClass, int, int]:
-    weight = _weight(kernel)
-    out_channels, in_of_group, *window = weight.shape
-    macs = kernel.outputs[0].elements * in_of_group * math.prod(window)
-    groups = kernel.attributes.get("group", (1,))[0]
-    if groups > 1 and in_of_group == 1:
-        return "depthwise", macs, out_channels
-    return ("pointwise" if math.prod(window) == 1 else "conv"), macs, out_channels
-
-
-def _product(kernel: Kernel) -> tuple[OperatorClass, int, int]:
-    out = kernel.outputs[0]
-    if "K" in kernel.attributes and "N" in kernel.attributes:  # weights packed in blocks
-        return "blocks", out.elements * kernel.attributes["K"][0], kernel.attributes["N"][0]
-    weight = next((t for t in kernel.inputs[1:] if t.constant and len(t.shape) == 2), None)
-    if weight is not None and weight.elements % out.shape[-1] == 0:
-        return "matmul", out.elements * (weight.elements // out.shape[-1]), out.shape[-1]
-    transposed = kernel.operator in {"Gemm", "QGemm", "FusedGemm"} and kernel.attributes.get("transA", (0,))[0]
-    depth = kernel.inputs[0].shape[0 if transposed else -1]
-    return "matmul", out.elements * depth, out.shape[-1]

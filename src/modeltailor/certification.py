@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from modeltailor.api import Run
     from modeltailor.reports import ModelSummary
 
-__all__ = ["Agreement", "Certificate", "CertifiedModel", "agreement", "certify_run", "seen_by"]
+__all__ = ["Agreement", "Certificate", "CertifiedBaseline", "CertifiedModel", "agreement", "certify_run", "seen_by"]
 
 Agreement = Literal["inside", "overlaps", "differs"]
 Interval = tuple[float, float, float]
@@ -82,6 +82,19 @@ class CertifiedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CertifiedBaseline:
+    """The fp32 original on the device.
+
+    Attributes:
+        sha256: of its file.
+        latency_ms: value, lower and upper end of the 95 % interval.
+    """
+
+    sha256: str
+    latency_ms: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
     """Models of a run on one device.
 
@@ -98,6 +111,9 @@ class Certificate:
         conditions: what the machine showed meanwhile.
         seconds: that it took.
         made_at: seconds since 1970.
+        baseline: the fp32 original, as one more measurement; ``None`` in older ones.
+        shapes: of the inputs, by name; empty in older ones.
+        instructions: instruction sets of the processor, as far as the device names them; empty in older ones.
     """
 
     run: str
@@ -112,6 +128,9 @@ class Certificate:
     conditions: tuple[tuple[str, float], ...]
     seconds: float
     made_at: float
+    baseline: CertifiedBaseline | None = None
+    shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    instructions: tuple[str, ...] = ()
 
     @property
     def keeping(self) -> tuple[CertifiedModel, ...]:
@@ -173,12 +192,13 @@ def certify_run(
         Contender(key=m.key, path=file, latency_ms=m.latency_ms.value)
         for m, file in zip((baseline, *models), files, strict=True)
     ]
+    inputs = example_inputs(
+        files[0], shapes=cast("Mapping[str, Sequence[int]]", run.history.run.model.get("input_shapes", {}))
+    )
     measured = certify(
         device,
         files,
-        example_inputs(
-            files[0], shapes=cast("Mapping[str, Sequence[int]]", run.history.run.model.get("input_shapes", {}))
-        ),
+        inputs,
         half_width=half_width,
         max_pairs=max_pairs,
         limit_ms=limit,
@@ -186,6 +206,7 @@ def certify_run(
         seconds=seconds,
         least_pair_s=max(longest_pair_s(expected), 0.5 * seconds if math.isfinite(seconds) else 0.0),
     )
+    original = measured[0].baseline_ms
     made = Certificate(
         run=str(run.folder),
         device=facts.name,
@@ -193,12 +214,15 @@ def certify_run(
         processor=facts.processor,
         fingerprint=facts.fingerprint,
         evidence=facts.evidence,
-        baseline_ms=measured[0].baseline_ms.value,
+        baseline_ms=original.value,
         limit_ms=limit,
         models=tuple(_certified(m, found, limit) for m, found in zip(models, measured, strict=True)),
         conditions=measured[0].conditions,
         seconds=time.monotonic() - started,
         made_at=time.time(),
+        baseline=CertifiedBaseline(sha256=baseline.sha256, latency_ms=(original.value, original.low, original.high)),
+        shapes=tuple((name, tuple(value.shape)) for name, value in inputs.items()),
+        instructions=facts.instructions,
     )
     _keep(run.folder, made)
     return made

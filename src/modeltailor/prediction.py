@@ -11,7 +11,6 @@ from typing import Literal
 from modeltailor.errors import ConfigError, DeviceError, ModelError, NoFeasibleModel
 from modeltailor.estimators.predict import (
     Forecast,
-    Measured,
     NoEstimate,
     Suggestion,
     forecast,
@@ -70,10 +69,10 @@ class Prediction:
     Attributes:
         device: name of the profile.
         basis: what the numbers rest on, one sentence.
-        measurements: how many latencies were measured on the device.
+        measurements: of how many files the latency was measured on the device.
         widened_by: factor by which bands grew, because measurements predicted from each other asked for it.
         models: in the order given.
-        suggested: what to measure next, first things first.
+        suggested: what to measure next, first things first; empty if not asked for, or if nothing is left to measure.
     """
 
     device: str
@@ -114,13 +113,13 @@ def predict_models(
         if not path.is_file():
             raise ModelError.missing(path)
     own = (Path(profile.measured),) if profile.measured else ()
-    known = tuple(m for path in (*own, *measured) for m in read_measurements(path, shapes))
+    known = tuple(m for path in (*own, *measured) for m in read_measurements(path, shapes, profile=profile))
     traces = [read_trace(*_model_and_trace(text)) for text in profiles]
     found = forecast(models, profile, known, shapes, traces)
     suggested = suggest_measurements(models, profile, suggest, known, shapes) if suggest else ()
     return Prediction(
         device=profile.name,
-        basis=_basis(profile, known, len(traces), found),
+        basis=_basis(profile, len(traces), found),
         measurements=found.measurements,
         widened_by=found.widened_by,
         models=tuple(_predicted(path, found, i) for i, path in enumerate(models)),
@@ -166,10 +165,11 @@ def _predicted(path: Path, found: Forecast, i: int) -> PredictedModel:
     )
 
 
-def _basis(profile: Profile, known: Sequence[Measured], n_traces: int, found: Forecast) -> str:
+def _basis(profile: Profile, n_traces: int, found: Forecast) -> str:
     figures = {f.origin for f in (*profile.peak_gops.values(), *profile.effective_gops.values())}
     parts = [f"rates from the profile ({', '.join(sorted(figures))})" if figures else "no rates in the profile"]
-    parts.append(f"{len(known)} measured on the device" if known else "nothing measured on the device")
+    n = found.measurements
+    parts.append(f"{n} measured on the device" if n else "nothing measured on the device")
     if n_traces:
         parts.append(f"{n_traces} profiles of runs")
     if found.widened_by > 1.0:

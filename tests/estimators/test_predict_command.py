@@ -143,7 +143,8 @@ def test_a_profile_of_one_run_teaches_the_rates(files: list[Path], tmp_path: Pat
     slow = [10 * 2e-6 * k.padded_macs / (20 * 0.4) + 0.003 for k in kernels]
     trace = tmp_path / "trace.json"
     trace.write_text(json.dumps([
-        {"cat": "Node", "name": f"{k.name}_kernel_time", "dur": 1000 * ms, "args": {"op_name": k.operator, "provider": "x"}}
+        {"cat": "Node", "name": f"{k.name}_kernel_time", "dur": 1000 * ms,
+         "args": {"op_name": k.operator, "provider": "CPUExecutionProvider"}}
         for k, ms in zip(kernels, slow, strict=True)
     ]))  # fmt: skip
     after = forecast(files, board, traces=[read_trace(files[2], trace)]).estimates
@@ -259,12 +260,14 @@ def test_what_bench_and_certify_wrote_is_read(tmp_path: Path, chain: Chain) -> N
     assert (bench.latency_ms, bench.noise) == (2.0, pytest.approx(math.log(2.1 / 1.9) / 3.92))
     for folder in ("artifacts", "certified"):
         (tmp_path / folder).mkdir()
-    chain(tmp_path / "artifacts" / f"{'a' * 16}.onnx", [3, 8])
-    certificate = {"fingerprint": "f", "models": [{"sha256": "a" * 64, "latency_ms": [2.0, 1.9, 2.1]}]}
+    made = chain(tmp_path / "artifacts" / "made.onnx", [3, 8])
+    sha256 = sha256_file(made)
+    made.rename(tmp_path / "artifacts" / f"{sha256[:16]}.onnx")
+    certificate = {"fingerprint": "f", "models": [{"sha256": sha256, "latency_ms": [2.0, 1.9, 2.1]}]}
     (tmp_path / "certified" / "board.json").write_text(json.dumps(certificate))
     (certified,) = read_measurements(tmp_path / "certified" / "board.json")
     assert certified.latency_ms == bench.latency_ms
-    assert certified.model.name == f"{'a' * 16}.onnx"
+    assert certified.model.name == f"{sha256[:16]}.onnx"
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,11 @@ def command(
 
         click.echo(json.dumps(asdict(found), indent=1))
     else:
-        _show(found)
+        _show(found, asked=suggest is not None)
     refuse(found)
 
 
-def _show(found: Prediction) -> None:
+def _show(found: Prediction, *, asked: bool) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -97,5 +97,7 @@ def _show(found: Prediction) -> None:
         if m.reason:
             click.echo(f"{shown(m.model, 50)}: {shown(m.reason, 300)}")
     click.echo(f"{found.device}; {found.basis}")
+    if asked and not found.suggested:
+        click.echo("measure next: none is left of these; each was measured on the device, or does not fit it")
     for i, s in enumerate(found.suggested):
         click.echo(f"measure {'next' if i == 0 else 'then'}: {shown(s.model, 80)} ({shown(s.why, 120)})")
