@@ -19,12 +19,13 @@ from modeltailor.targets import Child, Device, DeviceFacts, Inputs, TimingPlan
 if TYPE_CHECKING:
     from modeltailor.targets.session import TensorSpec
 
-__all__ = ["Bench", "BenchRow", "compare_files", "declared_inputs", "example_inputs"]
+__all__ = ["Bench", "BenchRow", "common_inputs", "compare_files", "declared_inputs", "example_inputs"]
 
 _CHECK_S = 60.0
 _MOST_FILES = 64  # each has a process of its own while they are measured
 _PATIENCE_S = 60.0  # for each file of a process pair, until it counts as hanging
 _PATIENCE = 0.5  # the same as a share of the time given
+_EXPORT_FREE = "export it with a free batch, or leave --batch out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +126,12 @@ def example_inputs(
         ModelError: the file is missing, or the runtime refuses it.
         ConfigError: a dimension is free and not given, or a given shape does not fit.
     """
-    given = shapes or {}
-    specs = declared_inputs(model)
+    return _made(declared_inputs(model), shapes or {}, batch, seed)
+
+
+def _made(
+    specs: Sequence[TensorSpec], given: Mapping[str, Sequence[int]], batch: int, seed: int = 0
+) -> dict[str, NDArray[np.generic]]:
     unknown = sorted(set(given) - {s.name for s in specs})
     if unknown:
         known = ", ".join(s.name for s in specs)
@@ -135,13 +140,87 @@ def example_inputs(
     return {s.name: _values(s, _shape(s, given, batch), rng) for s in specs}
 
 
+def common_inputs(
+    files: Sequence[Path], *, shapes: Mapping[str, Sequence[int]] | None = None, batches: Sequence[int] = ()
+) -> tuple[dict[str, NDArray[np.generic]], ...]:
+    """Make inputs for files that are compared: those of the first one, with a batch size that no file fixes otherwise.
+
+    Args:
+        files: ONNX files.
+        shapes: shape by input name, where the first file leaves more than the batch size free.
+        batches: sizes that are asked for; if empty, the one that a file fixes and another leaves free, or else 1.
+
+    Returns:
+        arrays by input name, one set a batch size.
+
+    Raises:
+        ModelError: a file is missing or refused.
+        ConfigError: fewer than two files or more than 64, a dimension is free and not given, a given shape does not fit,
+            or the files do not all take one batch, or none that was asked for.
+    """
+    _refuse_number(files)
+    return _common(files, [declared_inputs(f) for f in files], shapes or {}, batches)
+
+
+def _common(
+    files: Sequence[Path],
+    declared: Sequence[Sequence[TensorSpec]],
+    given: Mapping[str, Sequence[int]],
+    batches: Sequence[int],
+) -> tuple[dict[str, NDArray[np.generic]], ...]:
+    specs = [s for several in declared for s in several if s.shape and s.name not in given]
+    free = {s.name for s in specs if _fixed_batch(s) is None}
+    told = next((size for s in specs if s.name in free and (size := _fixed_batch(s)) is not None), 1)
+    sets = []
+    for batch in batches or (told,):
+        sets.append(_made(declared[0], given, batch))
+        sizes = {name: int(value.shape[0]) for name, value in sets[-1].items() if value.ndim}
+        if batches and batch not in sizes.values():
+            raise _without_batch(files[0], sizes, given, batch)
+        for file, several in zip(files, declared, strict=True):
+            for spec in several:
+                size = _fixed_batch(spec)
+                if size is not None and sizes.get(spec.name, size) != size:
+                    what = f"has a fixed batch of {size}; got {sizes[spec.name]}"
+                    mend = _EXPORT_FREE if batches else "compare files that take the same inputs"
+                    raise ConfigError("CFG-15", f"{file.name}, input {spec.name!r}", what, mend)
+    return tuple(sets)
+
+
+def _fixed_batch(spec: TensorSpec) -> int | None:
+    """The first dimension of an input; ``None`` where it is free, or there is none."""
+    size = spec.shape[0] if spec.shape else None
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _without_batch(file: Path, sizes: Mapping[str, int], given: Mapping[str, Sequence[int]], batch: int) -> ConfigError:
+    """Say why no input of a file has the batch that is asked for: timed under it would be another one."""
+    if not sizes:
+        return ConfigError("CFG-15", file.name, f"has no input with a batch; got {batch}", "leave --batch out")
+    name = next((n for n in sizes if n not in given), next(iter(sizes)))
+    if name in given:
+        what = f"has a batch of {sizes[name]} by its shape; got {batch}"
+        return ConfigError("CFG-15", f"shapes.{name}", what, "leave --batch out")
+    what = f"has a fixed batch of {sizes[name]}; got {batch}"
+    return ConfigError("CFG-15", f"{file.name}, input {name!r}", what, _EXPORT_FREE)
+
+
+def _refuse_number(files: Sequence[Path]) -> None:
+    if len(files) < 2:
+        raise ConfigError(
+            "CFG-08", "files", f"at least two are needed; got {len(files)}", "name a baseline and another"
+        )
+    if len(files) > _MOST_FILES:
+        raise ConfigError("CFG-08", "files", f"at most {_MOST_FILES} at a time; got {len(files)}", "name fewer")
+
+
 def compare_files(
     device: Device,
     files: Sequence[Path],
     *,
     inputs: Inputs | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     half_width: float = 0.02,
     max_pairs: int = 24,
     seconds: float = math.inf,
@@ -154,8 +233,8 @@ def compare_files(
         device: where.
         files: the baseline first; all take the same inputs.
         inputs: arrays by input name; made up if ``None``.
-        shapes: shapes of made-up inputs; see :func:`example_inputs`.
-        batch: batch size of made-up inputs, where the file leaves it free.
+        shapes: shapes of made-up inputs; see :func:`common_inputs`.
+        batch: batch size of made-up inputs; see there.
         half_width: half of the interval of each ratio that is asked for, as a share.
         max_pairs: most process pairs.
         seconds: wall clock; the verdict says if it was too short.
@@ -163,21 +242,17 @@ def compare_files(
         plan: blocks and quads of a pair.
 
     Raises:
-        ModelError: a file is missing or refused.
-        ConfigError: fewer than two files or more than 64, or shapes that do not fit.
+        ModelError: a file is missing or refused, or takes other inputs.
+        ConfigError: fewer than two files or more than 64, or shapes or a batch that do not fit.
         CandidateError: a file crashes, hangs or runs out of memory while it is measured.
         DeviceError: the device failed.
     """
-    if len(files) < 2:
-        raise ConfigError(
-            "CFG-08", "files", f"at least two are needed; got {len(files)}", "name a baseline and another"
-        )
-    if len(files) > _MOST_FILES:
-        raise ConfigError("CFG-08", "files", f"at most {_MOST_FILES} at a time; got {len(files)}", "name fewer")
-    given = dict(inputs) if inputs is not None else example_inputs(files[0], shapes=shapes, batch=batch)
-    for file in files:
-        takes = {s.name: s for s in declared_inputs(file)}
-        missing = sorted(set(takes) - set(given))
+    _refuse_number(files)
+    declared = [declared_inputs(f) for f in files]
+    asked = () if batch is None else (batch,)
+    given = dict(inputs) if inputs is not None else _common(files, declared, shapes or {}, asked)[0]
+    for file, specs in zip(files, declared, strict=True):
+        missing = sorted({s.name for s in specs} - set(given))
         if missing:
             raise ModelError(
                 "MODEL-11",

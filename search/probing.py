@@ -85,10 +85,9 @@ def read_table(table: ProbeTable, sites: Sequence[Site]) -> Probed:
                 f"{detail} activations are left out: {speed:.2f} times fp32 for {main} on {table.device}, "
                 f"{'u8' if detail == 's8' else 's8'} {other:.2f} times"
             )
-    known = any(e.kind == "channels" and e.format == "w8a8" and e.speedup is not None for e in table.entries)
     return Probed(
         activation_signed=choose_signed,
-        channel_multiple=table.channel_multiple("w8a8") if known else _UNKNOWN_MULTIPLE,
+        channel_multiple=table.channel_multiple("w8a8") or _UNKNOWN_MULTIPLE,
         notes=tuple(n.rstrip(".") for n in notes),
         conversion_us=table.conversion_us or 0.0,
         per_tensor_pays=not table.tried("w8a8", main, per_tensor) or _as_fast(table, main, "w8a8", per_tensor),

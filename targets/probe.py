@@ -33,8 +33,10 @@ ProbeKind = Literal[
     "conv", "depthwise", "matmul", "matvec", "channels", "sparsity", "conversion", "bandwidth", "threads"
 ]
 
-_VERSION = 2
+_VERSION = 3
 _PLAN = TimingPlan(pairs=1, quads=3, block_inferences=10, block_ms=10.0, warmup_s=0.15, timeout_s=90.0)
+_TRIAL_S = 9.0  # a slow board takes seconds to start the process of one trial
+_GRACE_S = 60.0  # by which a kind that was begun in time may overrun the probe's limit
 _KINDS: tuple[ProbeKind, ...] = (
     *("conv", "matmul", "depthwise", "conversion", "bandwidth", "channels", "sparsity", "matvec"),
 )
@@ -133,16 +135,18 @@ class ProbeTable:
         verdict = "no clear gain" if top.high > 1.0 else "slower than fp32"
         return f"{name} is left out, {verdict}: {how}."
 
-    def channel_multiple(self, format: str) -> int:
+    def channel_multiple(self, format: str) -> int | None:
         """Return the channel multiple of 4, 8 or 16 up to which smaller counts cost no less time.
 
         The count just below a multiple (12, 24 or 48) pays only if it is faster than the next tried count above it.
+        ``None`` where the counts that decide were not measured.
         """
-        ms = {int(e.detail.split()[0]): e.ms for e in self.entries if e.kind == "channels" and e.format == format}
+        ms = {int(e.detail.split()[0]): e.ms for e in self.tried(format, "channels") if e.ms is not None}
+        if not {24, 32, 48, 64} <= set(ms):
+            return None
 
         def saves(smaller: int, larger: int) -> bool:
-            few, many = ms.get(smaller), ms.get(larger)
-            return few is not None and many is not None and few < 0.97 * many
+            return smaller in ms and larger in ms and ms[smaller] < 0.97 * ms[larger]
 
         if not saves(24, 32) or not saves(48, 64):
             return 16
@@ -179,9 +183,14 @@ class _Probe:
     device: Device
     folder: Path
     entries: list[ProbeEntry]
+    deadline: float
 
-    def kind(self, kind: ProbeKind, trials: Sequence[_Trial], shape: tuple[int, ...]) -> None:
-        """Time all trials of a kind against the first; one that fails is noted and left out."""
+    def kind(self, kind: ProbeKind, trials: Sequence[_Trial], shape: tuple[int, ...]) -> bool:
+        """Time all trials of a kind against the first; one that fails is noted and left out.
+
+        Returns ``False``, and notes nothing, if time ran out: all trials share it, so that it says nothing of the one
+        whose turn it was.
+        """
         import onnx
 
         inputs = {"x": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
@@ -193,9 +202,11 @@ class _Probe:
         runs, refused = list(paths), dict[str, str]()
         while True:
             try:
-                timings = self.device.time([self.folder / name for name in runs], inputs, _PLAN)
+                timings = self.device.time([self.folder / name for name in runs], inputs, self._plan(len(runs)))
                 break
             except CandidateError as error:
+                if error.code == "TIMEOUT":
+                    return False
                 if error.where not in runs or error.where == f"{kind}-0.onnx":
                     raise
                 refused[error.where] = error.what
@@ -206,6 +217,12 @@ class _Probe:
                 self.entries.append(ProbeEntry(kind=kind, format=trial.format, detail=trial.detail, error=why))
             else:
                 self.entries.append(_entry(kind, trial, timings, runs.index(name)))
+        return True
+
+    def _plan(self, n_trials: int) -> TimingPlan:
+        """Give each trial's process its time, but all together no more than is left."""
+        left = self.deadline - time.monotonic()
+        return dataclasses.replace(_PLAN, timeout_s=max(1.0, min(left, max(_PLAN.timeout_s, _TRIAL_S * n_trials))))
 
     def ms(self, kind: ProbeKind, detail: str) -> float | None:
         """Milliseconds of one entry."""
@@ -373,16 +390,21 @@ def probe(
     *,
     kinds: Sequence[ProbeKind] = _KINDS,
     cache: Path | None = None,
+    afresh: bool = False,
     limit_s: float = 60.0,
     with_threads: Mapping[int, Device] | None = None,
 ) -> ProbeTable:
     """Measure what pays on a device; what the cache knows already is not measured again.
 
+    A kind that was measured is kept in the cache at once, so that it is not lost when the device fails later.
+
     Args:
         device: what is probed.
         kinds: what to try, the most wanted first; a network without matrix products needs no ``matmul``.
         cache: folder that keeps a table a fingerprint; ``None`` measures anew and keeps nothing.
-        limit_s: a kind is left out if it would pass it at the pace so far; none is started after four fifths of it.
+        afresh: measure again what the cache knows; its table is replaced as soon as there is something new.
+        limit_s: a kind is left out if it would pass it at the pace so far; none is started after four fifths of it, and
+            one that is not done a minute after it is left out.
         with_threads: the same device with other thread counts, to see what more threads give; they are closed by
             whoever made them, and never cached.
 
@@ -392,7 +414,7 @@ def probe(
     """
     facts = device.describe()
     kept = None if cache is None else cache / f"probe-{facts.fingerprint}.json"
-    known = _from_json(kept.read_text(encoding="utf-8")) if kept is not None and kept.is_file() else None
+    known = None if kept is None or afresh or not kept.is_file() else _from_json(kept.read_text(encoding="utf-8"))
     before = known.entries if known else ()
     wanted = [k for k in dict.fromkeys(kinds) if not any(e.kind == k for e in before)]
     if known is not None and not wanted and not with_threads:
@@ -400,42 +422,48 @@ def probe(
     started = time.monotonic()
     left_out: list[ProbeKind] = []
     n_tried = 0
-
-    def in_time(kind: ProbeKind, n_trials: int) -> bool:
-        """Whether a kind fits the time that is left, if its trials take as long as those before."""
-        nonlocal n_tried
-        spent = time.monotonic() - started
-        if spent > 0.8 * limit_s or (n_tried and spent * (1.0 + n_trials / n_tried) > limit_s):
-            left_out.append(kind)
-            return False
-        n_tried += n_trials
-        return True
-
     with tempfile.TemporaryDirectory(prefix="modeltailor-probe-") as name:
-        work = _Probe(device, Path(name), list(before))
+        work = _Probe(device, Path(name), list(before), started + limit_s + _GRACE_S)
+
+        def reach(kind: ProbeKind, trials: Sequence[_Trial], shape: tuple[int, ...]) -> bool:
+            """Measure a kind, unless time is up, or would be if its trials took as long as those before."""
+            nonlocal n_tried
+            spent = time.monotonic() - started
+            fits = spent <= 0.8 * limit_s and (not n_tried or spent * (1.0 + len(trials) / n_tried) <= limit_s)
+            n_tried += len(trials) if fits else 0
+            is_measured = fits and work.kind(kind, trials, shape)
+            if not is_measured:
+                left_out.append(kind)
+            return is_measured
+
+        def so_far() -> ProbeTable:
+            return ProbeTable(
+                device=facts.name,
+                fingerprint=facts.fingerprint,
+                evidence=facts.evidence,
+                entries=tuple(work.entries),
+                conversion_us=_conversion_us(work),
+                bandwidth_gbps=_bandwidth_gbps(work),
+                left_out=tuple(left_out),
+                seconds=(known.seconds if known else 0.0) + time.monotonic() - started,
+            )
+
+        table = so_far()
         for kind in wanted:
-            trials, shape = _plan_of(kind)
-            if in_time(kind, len(trials)):
-                work.kind(kind, trials, shape)
-        table = ProbeTable(
-            device=facts.name,
-            fingerprint=facts.fingerprint,
-            evidence=facts.evidence,
-            entries=tuple(work.entries),
-            conversion_us=_conversion_us(work),
-            bandwidth_gbps=_bandwidth_gbps(work),
-            left_out=tuple(left_out),
-            seconds=(known.seconds if known else 0.0) + time.monotonic() - started,
-        )
-        if kept is not None and len(work.entries) > len(before):
-            with contextlib.suppress(OSError):  # a cache that cannot be written costs a later run a minute, no more
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                write_text(kept, table.to_json())
+            is_new = reach(kind, *_plan_of(kind))
+            table = so_far()
+            if is_new and kept is not None:
+                _keep(kept, table)
         for threads, other in sorted((with_threads or {}).items()):
-            if in_time("threads", 1):
-                work.device = other
-                work.kind("threads", [_with_threads(threads)], (1, 64, 32, 32))
+            work.device = other
+            reach("threads", [_with_threads(threads)], (1, 64, 32, 32))
     return dataclasses.replace(table, entries=_threads_related(work.entries), left_out=tuple(dict.fromkeys(left_out)))
+
+
+def _keep(path: Path, table: ProbeTable) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs a later run a minute, no more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, table.to_json())
 
 
 def _with_threads(threads: int) -> _Trial:

@@ -1,14 +1,19 @@
 """Two files beside each other: inputs are made to fit, refusals name the input, rows hold what was measured."""
 
 import hashlib
+import json
+import re
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from modeltailor import places
+from modeltailor.commands.bench import command
 from modeltailor.errors import CandidateError, ConfigError, ModelError
-from modeltailor.estimators.bench import compare_files, example_inputs
+from modeltailor.estimators.bench import common_inputs, compare_files, example_inputs
 from modeltailor.targets import FakeDevice, LocalDevice, TimingPlan, _probe_models, load_profile
 
 
@@ -122,3 +127,48 @@ def test_more_files_than_a_device_can_hold_are_refused(tmp_path):
     file = add_net(["n", 3], ["n", 3], tmp_path / "m.onnx")
     with pytest.raises(ConfigError, match="at most 64"):
         compare_files(FakeDevice(lambda _: 1.0), [file] * 65)
+
+
+@pytest.fixture
+def batched(tmp_path):
+    """Files of one model by their batch: ``free``, ``one``, ``two``, ``four``."""
+    sizes = {"free": "n", "one": 1, "two": 2, "four": 4}
+    return {name: add_net([size, 3], [size, 3], tmp_path / f"{name}.onnx") for name, size in sizes.items()}
+
+
+def test_batch_that_no_input_takes_is_refused_before_anything_is_timed(batched, monkeypatch):
+    device = FakeDevice(lambda _: 1.0)
+    monkeypatch.setattr(places, "open_place", lambda *_: device)
+    done = CliRunner().invoke(command, [str(batched["one"]), str(batched["one"]), "--batch", "1", "--batch", "8"])
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.code == "CFG-15"
+    refused = "one.onnx, input 'x': has a fixed batch of 1; got 8. Export it with a free batch, or leave --batch out."
+    assert done.exception.line() == f"error[CFG-15] {refused}"
+    assert device.calls == []
+    with pytest.raises(ConfigError, match=re.escape(refused)):
+        compare_files(device, [batched["one"]] * 2, batch=8)
+    with pytest.raises(ConfigError, match=r"four\.onnx, input 'x': has a fixed batch of 4; got 1"):
+        compare_files(device, [batched["four"], batched["free"]], batch=1)
+    with pytest.raises(ConfigError, match=r"shapes\.x: has a batch of 2 by its shape; got 8"):
+        common_inputs([batched["free"]] * 2, shapes={"x": (2, 3), "some_mask": (2, 3)}, batches=(8,))
+    assert compare_files(device, [batched["four"]] * 2, batch=4).shapes[0] == ("x", (4, 3))
+
+
+def test_files_of_which_one_fixes_the_batch_are_compared_at_that_one(batched, monkeypatch):
+    device = FakeDevice(lambda _: 1.0)
+    for names in (("free", "four"), ("four", "free"), ("four", "four")):
+        files = [batched[n] for n in names]
+        assert compare_files(device, files).shapes == (("x", (4, 3)), ("some_mask", (4, 3)))
+        assert compare_files(device, files, batch=4).rows[0].per_second == pytest.approx(4000)
+    assert compare_files(device, [batched["free"]] * 2).shapes[0] == ("x", (1, 3))
+    with pytest.raises(ConfigError, match=r"four\.onnx, input 'x': has a fixed batch of 4; got 8\. Export it"):
+        compare_files(device, [batched["free"], batched["four"]], batch=8)
+    for names in (("two", "four"), ("free", "two", "four")):
+        with pytest.raises(ConfigError, match=r"four\.onnx, input 'x': has a fixed batch of 4; got 2\. Compare files"):
+            compare_files(device, [batched[n] for n in names])
+    monkeypatch.setattr(places, "open_place", lambda *_: device)
+    done = CliRunner().invoke(command, [str(batched["free"]), str(batched["four"]), "-q", "--json"])
+    assert [r["batch"] for r in json.loads(done.output)["rounds"]] == [4]
+    done = CliRunner().invoke(command, [*[str(batched["free"])] * 2, "-q", "--batch", "1", "--batch", "8"])
+    assert "batch 8" in done.output
+    assert "x [8, 3]" in done.output

@@ -15,6 +15,7 @@ from modeltailor.errors import ConfigError, shown
 if TYPE_CHECKING:
     from modeltailor.estimators.bench import Bench
     from modeltailor.serving import Serving
+    from modeltailor.targets import Inputs
 
 __all__ = ["command"]
 
@@ -62,7 +63,7 @@ def command(
 
     Interleaved in fresh process pairs, with 95 % intervals over the pairs; see docs/measuring.md.
     """
-    from modeltailor.estimators.bench import compare_files, example_inputs
+    from modeltailor.estimators.bench import common_inputs, compare_files
     from modeltailor.places import open_place
     from modeltailor.serving import serve
 
@@ -72,10 +73,10 @@ def command(
     device = open_place(target, Path.cwd())
     found: list[tuple[int, Bench, tuple[Serving, ...]]] = []
     try:
-        for batch in batches or (1,):
+        sets = common_inputs(files, shapes=given, batches=batches)
+        for batch, inputs in zip(batches or map(_batch_of, sets), sets, strict=True):
             if not quiet:
-                click.echo(f"timing {len(files)} file{'s' * (len(files) > 1)}, batch {batch}", err=True)
-            inputs = example_inputs(files[0], shapes=given, batch=batch)
+                click.echo(f"timing {len(files)} files, batch {batch}", err=True)
             bench = compare_files(device, files, inputs=inputs, seconds=time_)
             wanted = percentiles or callers is not None
             served = serve(device, files, inputs, callers=callers or 0) if wanted else ()
@@ -87,6 +88,10 @@ def command(
         return
     for batch, bench, served in found:
         _show(batch if len(found) > 1 else None, bench, served)
+
+
+def _batch_of(inputs: Inputs) -> int:
+    return next((int(value.shape[0]) for value in inputs.values() if value.ndim), 1)
 
 
 def _show(batch: int | None, bench: Bench, served: tuple[Serving, ...]) -> None:

@@ -30,9 +30,7 @@ def command(name: str, afresh: bool, as_json: bool) -> None:
     device, folder = open_place(name, Path.cwd()), default_cache() / "probes"
     others = open_with_threads(name, Path.cwd())
     try:
-        if afresh:
-            (folder / f"probe-{device.describe().fingerprint}.json").unlink(missing_ok=True)
-        found = probe(device, cache=folder, with_threads=others)
+        found = probe(device, cache=folder, afresh=afresh, with_threads=others)
     finally:
         for each in (device, *others.values()):
             each.close()
@@ -64,7 +62,8 @@ def _show(found: ProbeTable) -> None:
         click.echo(f"a border between float and integers costs {found.conversion_us:.2f} us for 1,000 values")
     if found.bandwidth_gbps is not None:
         click.echo(f"weights stream from memory at {found.bandwidth_gbps:.1f} GB/s")
-    click.echo(f"channels of int8 convolutions: multiples of {found.channel_multiple('w8a8')}")
+    if (multiple := found.channel_multiple("w8a8")) is not None:
+        click.echo(f"channels of int8 convolutions: multiples of {multiple}")
     click.echo(f"{found.evidence} on {found.device}; {found.seconds:.0f} s")
     if found.left_out:
         click.echo(f"not reached in time: {', '.join(found.left_out)}")
