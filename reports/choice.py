@@ -22,6 +22,7 @@ def budget_of(record: RunRecord) -> Budget:
         memory_bytes=None if memory is None else int(memory),
         min_accuracy=record.budget.get("min_accuracy"),
         max_drop=record.budget.get("max_drop"),
+        max_drop_share=record.budget.get("max_drop_share"),
     )
 
 
@@ -41,7 +42,8 @@ def figures_of_model(model: ModelSummary) -> Figures:
 def pick(summary: RunSummary, budget: Budget) -> ModelSummary | None:
     """The best model of a finished run under another budget; the rule of the report's sliders.
 
-    Where a run has finalists, only they and the original are picked: other figures come from screening.
+    Where a run has finalists, only they, the original and what was found since are picked: other figures come from
+    screening.
 
     Returns:
         the model, or ``None`` if no model keeps every limit.
@@ -52,9 +54,9 @@ def pick(summary: RunSummary, budget: Budget) -> ModelSummary | None:
 
 
 def choosable(models: Sequence[ModelSummary]) -> list[ModelSummary]:
-    """What may be picked: finalists and the original; everything while there are no finalists yet."""
+    """What may be picked: finalists, the original, what was found since; everything while there are no finalists yet."""
     any_final = any(m.finalist for m in models)
-    return [m for m in models if m.finalist or m.role == "fp32" or not any_final]
+    return [m for m in models if m.finalist or m.found_since or m.role == "fp32" or not any_final]
 
 
 def judged(f: Figures, minimize: bool) -> Judged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf, sqrt
 from statistics import median
 
@@ -28,7 +29,8 @@ from modeltailor.reports.summary import (
     TrialPoint,
 )
 from modeltailor.reports.verdict import verdict_of
-from modeltailor.search.devices import pool_of
+from modeltailor.reports.wording import counted_in
+from modeltailor.search.devices import found_since, pool_of
 from modeltailor.search.front import (
     Figures,
     figures_of,
@@ -39,6 +41,7 @@ from modeltailor.search.front import (
     speed_ratio,
 )
 from modeltailor.search.records import AccuracyRecord, FinalRecord, RunHistory, TrialRecord
+from modeltailor.search.scale import settled
 from modeltailor.targets import Budget
 
 __all__ = ["summarize"]
@@ -97,6 +100,7 @@ class _Run:
         self.original = history.baseline.sites if history.baseline else ()
         self.sensitivities = {(s, f): v for s, f, v in history.sensitivities}
         self.uniforms = tuple(k for k, t in self.trials.items() if t.role == "baseline" and k in self.figures)
+        self.since = found_since(history)
         keys = dict.fromkeys([*pool_of(history), self.baseline])
         self.pool = [self.figures[k] for k in keys if k in self.figures]
         self.front = tuple(f.key for f in front_under(self.pool, self.budget, minimize=self.minimize))
@@ -197,6 +201,7 @@ class _Run:
             between_layers=_between_layers(final),
             loading=loading_sentence(trial.sites, self._load_ms(key), self._load_ms(self.baseline)),
             recipe=self._recipe(key),
+            found_since=key in self.since,
         )
 
     def point(self, trial: TrialRecord) -> TrialPoint:
@@ -237,9 +242,14 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
         budget: limits to judge by; those of the run by default.
         files: where each model's file lies, relative to the run folder, by key; by default among ``artifacts/``.
     """
-    if budget is not None:
-        limits: dict[str, float | int | None] = {n: getattr(budget, n) for n in Budget.__dataclass_fields__}
-        history = _with_budget(history, limits)
+    minimize = bool(history.run.metric.get("minimize", False))
+    fp32 = history.baseline
+    original = fp32.accuracy.value if fp32 is not None and fp32.accuracy is not None else None
+    held = budget_of(history.run) if budget is None else budget
+    if original is not None:
+        held = settled(held, original, minimize=minimize)
+    if held != budget_of(history.run):
+        history = _with_budget(history, {n: getattr(held, n) for n in Budget.__dataclass_fields__})
     run = _Run(history, files or {})
     record = history.run
     best = recommend(run.pool, run.budget, minimize=run.minimize)
@@ -251,7 +261,7 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
     metric = MetricFacts(
         name=str(record.metric.get("name", "accuracy")),
         minimize=run.minimize,
-        unit=str(record.metric.get("unit", "") or ""),
+        unit=counted_in(str(record.metric.get("unit", "") or ""), original, minimize=minimize),
     )
     devices, on_all = summarize_devices(history, {k: run.name(k) for k in run.figures})
     return RunSummary(
@@ -267,7 +277,7 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
             next((m for m in models if chosen and m.key == chosen.key), None),
             met=best is not None,
             metric=metric,
-            finished=bool(history.finals),
+            finished=bool(history.finals) and not (chosen and chosen.key in run.since),
             file=file,
         ),
         file=file,
@@ -294,18 +304,10 @@ def summarize(history: RunHistory, budget: Budget | None = None, files: Mapping[
 
 
 def _with_budget(history: RunHistory, limits: dict[str, float | int | None]) -> RunHistory:
-    shared = {n: limits[n] for n in ("size_bytes", "min_accuracy", "max_drop")}  # the others are each device's own
+    everywhere = ("size_bytes", "min_accuracy", "max_drop", "max_drop_share")  # the others are each device's own
+    shared = {n: limits[n] for n in everywhere}
     elsewhere = tuple(d.model_copy(update={"budget": d.budget | shared}) for d in history.run.elsewhere)
-    return RunHistory(
-        run=history.run.model_copy(update={"budget": limits, "elsewhere": elsewhere}),
-        trials=history.trials,
-        finals=history.finals,
-        stopped=history.stopped,
-        hypervolume=history.hypervolume,
-        seconds=history.seconds,
-        sensitivities=history.sensitivities,
-        predicted=history.predicted,
-    )
+    return replace(history, run=history.run.model_copy(update={"budget": limits, "elsewhere": elsewhere}))
 
 
 def _sentence(text: str) -> str:
@@ -364,5 +366,5 @@ def _search(history: RunHistory, run: _Run) -> SearchSummary:
             [(run.recipes[k], f) for k, f in run.figures.items() if run.trials[k].role in ("search", "seed")]
         ),
         n_scored_partly=sum(t.is_measured and not t.scored_fully for t in history.trials),
-        n_reused=sum(bool(t.reused) for t in history.trials),
+        n_reused=sum(bool({"latency", "accuracy"} & set(t.reused)) for t in history.trials),
     )

@@ -169,6 +169,7 @@ class ModelSummary(_Value):
         axis: what part of the search changed it.
         on_front: no other model beats it.
         finalist: measured again and scored on ``test``; where there are any, only they are picked.
+        found_since: after the finalists had been chosen, by a run that went on: picked like them until they are chosen again.
         verdict: of the final measurement; empty for others.
         file: relative to the run folder; empty if the file is not kept.
         size_ratio: bytes over those of the fp32 original.
@@ -207,6 +208,7 @@ class ModelSummary(_Value):
     between_layers: FiniteFloat | None = None
     loading: str = ""
     recipe: RecipeSummary
+    found_since: bool = Field(default=False, exclude_if=operator.not_)
 
 
 class TrialPoint(_Value):

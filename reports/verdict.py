@@ -5,12 +5,16 @@ from __future__ import annotations
 from modeltailor.errors import shown
 from modeltailor.reports.summary import Comparison, LimitCheck, MetricFacts, ModelSummary, Verdict
 from modeltailor.reports.wording import amount, bytes_text, change_text, fixed, metric_text, ms_text, percent, ratio
+from modeltailor.search.front import weighed_excess
 
 __all__ = ["limit_sentence", "verdict_of"]
 
 _WIDE = 0.05
 _MANY_TIMES = 1.0
 """From twice a limit on, a percentage says less than a factor."""
+
+_NO_CHANGE = 0.005
+"""Percent of 1, or of what the original has where the metric is no share: less is called no change."""
 
 _LIMIT_NAMES = {"latency": "latency", "size": "file size", "memory": "peak memory", "drop": "accuracy loss",
                 "accuracy": "accuracy"}  # fmt: skip
@@ -46,11 +50,21 @@ def limit_sentence(check: LimitCheck, metric: MetricFacts) -> str:
     return f"{name} missed by {room} ({figures})"
 
 
+def _original(model: ModelSummary) -> float:
+    """The original's value of the metric, as the model was compared with it."""
+    return model.accuracy.search.value - model.accuracy.search.difference
+
+
+def _is_no_change(points: float, model: ModelSummary, metric: MetricFacts) -> bool:
+    scale = 1.0 if metric.unit in ("", "%") else abs(_original(model)) or 1.0
+    return abs(points) < _NO_CHANGE * scale
+
+
 def _accuracy_words(model: ModelSummary, metric: MetricFacts) -> str:
     test = model.accuracy.test
     record, split = (test, "test") if test else (model.accuracy.search, "search")
     loss = 100.0 * record.difference * (1.0 if metric.minimize else -1.0)
-    if abs(loss) < 0.005:
+    if _is_no_change(loss, model, metric):
         return f"no change of {metric.name} on the {split} split"
     lost = change_text(loss, metric.unit, signed=False)
     if metric.minimize:
@@ -58,7 +72,7 @@ def _accuracy_words(model: ModelSummary, metric: MetricFacts) -> str:
     return f"{lost} of {metric.name} {'lost' if loss > 0 else 'gained'} on the {split} split"
 
 
-def _over(comparison: Comparison, metric: MetricFacts) -> str:
+def _over(comparison: Comparison, model: ModelSummary, metric: MetricFacts) -> str:
     speed = comparison.speedup
     if not comparison.speed_differs:
         pace = "as fast (within the noise)"
@@ -69,7 +83,7 @@ def _over(comparison: Comparison, metric: MetricFacts) -> str:
     smaller = 1.0 - comparison.size_ratio
     size = f"{percent(abs(smaller))} {'smaller' if smaller > 0 else 'larger'}" if abs(smaller) >= 0.005 else "as large"
     points = comparison.accuracy_points
-    if abs(points) < 0.005:
+    if _is_no_change(points, model, metric):
         return f"{pace}, {size}, with the same {metric.name} ({comparison.split} split)"
     change = f"{change_text(points, metric.unit, signed=False)} {'better' if points > 0 else 'worse'} in {metric.name}"
     doubt = "" if comparison.accuracy_differs else ", within the noise"
@@ -129,7 +143,7 @@ def verdict_of(
         told = f"It is trial {model.trial}: {name}. {model.audit}"
     else:
         missed = [c for c in model.limits if not c.met]
-        binding = max(missed, key=_excess)
+        binding = max(missed, key=lambda c: _excess(c, model, metric))
         headline = f"No model keeps every limit. Nearest is {name}: {limit_sentence(binding, metric)}."
         told = f"It is trial {model.trial}, {figures}."
     if model.over_uniform and model.role != "fp32":
@@ -137,7 +151,9 @@ def verdict_of(
             sentences.append("It is itself the best uniform setting; the search found nothing better for this budget.")
         else:
             other = shown(model.over_uniform.name, 60)
-            sentences.append(f"Against {other}, the best uniform setting, it is {_over(model.over_uniform, metric)}.")
+            sentences.append(
+                f"Against {other}, the best uniform setting, it is {_over(model.over_uniform, model, metric)}."
+            )
     if told:
         sentences.append(told)
     if model.role != "fp32":
@@ -157,8 +173,10 @@ def verdict_of(
     )
 
 
-def _excess(check: LimitCheck) -> float:
+def _excess(check: LimitCheck, model: ModelSummary, metric: MetricFacts) -> float:
     """How badly a limit is missed, weighed as :func:`modeltailor.search.front.nearest` does."""
     if check.margin is None:
         return 1.0
-    return -check.margin if check.unit in ("ms", "bytes") else -check.margin / 10.0
+    if check.unit in ("ms", "bytes"):
+        return -check.margin
+    return weighed_excess(-check.margin, _original(model), minimize=metric.minimize)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from decimal import ROUND_HALF_UP, Decimal
 
+from modeltailor.search.scale import UNITS, is_score
+
 __all__ = [
     "amount",
     "axis_text",
     "bytes_text",
     "change",
     "change_text",
+    "counted_in",
     "fixed",
     "metric_text",
     "ms_text",
@@ -66,6 +69,19 @@ def ratio(value: float) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """A share of 1 as percent."""
     return f"{fixed(100 * share, digits)} %"
+
+
+def counted_in(unit: str, original: float | None, *, minimize: bool) -> str:
+    """The unit of a metric in a report: what the job says; else none for what can be a share, whose points are percent.
+
+    Args:
+        unit: that the metric or the job gives it.
+        original: the original's value; ``None`` before it was measured.
+        minimize: whether a smaller metric is better.
+    """
+    if unit or is_score(0.0 if original is None else original, minimize=minimize):
+        return unit
+    return UNITS
 
 
 def points(value: float) -> str:

@@ -224,6 +224,12 @@ class Course:
         kept = tuple(dict.fromkeys((*record.notes, *notes)))
         self.study.set_user_attr("run", record.model_copy(update={"notes": kept}).model_dump_json())
 
+    def drop_note(self, note: str) -> None:
+        """Take back a note of the run's record that does not hold any more."""
+        record = RunRecord.model_validate_json(self.study.user_attrs["run"])
+        kept = tuple(n for n in record.notes if n != note)
+        self.study.set_user_attr("run", record.model_copy(update={"notes": kept}).model_dump_json())
+
 
 def front_objectives(request: RunRequest) -> tuple[Objective, ...]:
     """Return what a front of this run is judged by; memory only where the budget limits it."""

@@ -23,6 +23,7 @@ __all__ = [
     "device_names",
     "elsewhere_excess",
     "elsewhere_ratio",
+    "found_since",
     "good_on_all",
     "history_on",
     "is_met_on_all",
@@ -49,6 +50,7 @@ def budget_on(history: RunHistory) -> Budget:
         memory_bytes=None if memory is None else int(memory),
         min_accuracy=kept.get("min_accuracy"),
         max_drop=kept.get("max_drop"),
+        max_drop_share=kept.get("max_drop_share"),
     )
 
 
@@ -165,11 +167,22 @@ class Compromise:
 def pool_of(history: RunHistory) -> dict[str, Figures]:
     """Figures by key of the models that a decision may fall on: finalists once there are any, else all that were scored.
 
-    A lucky screening must not beat a certified figure.
+    A lucky screening must not beat a certified figure. What a run found that went on is the exception: it counts as it
+    did in the first part until finalists are chosen again, for all of it would be lost where that is not reached.
     """
     figures = history_figures(history)
-    finals = {f.key for f in history.finals}
-    return {k: f for k, f in figures.items() if not finals or k in finals}
+    finals, since = {f.key for f in history.finals}, found_since(history)
+    return {k: f for k, f in figures.items() if not finals or k in finals or k in since}
+
+
+def found_since(history: RunHistory) -> frozenset[str]:
+    """Keys of the models that were measured after the finalists had been chosen; none while there are no finalists."""
+    among = history.finals_among
+    if not history.finals or among is None:
+        return frozenset()
+    return frozenset(t.key for t in history.trials if t.is_measured and t.number not in among) - {
+        f.key for f in history.finals
+    }
 
 
 def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> tuple[Compromise, ...]:
@@ -191,7 +204,7 @@ def good_on_all(views: Mapping[str, RunHistory], *, minimize: bool = False) -> t
     if len(choices) < len(best):
         return ()
     agreed = {b.key for b in choices.values()}
-    by_accuracy = all(b.max_drop is None and b.min_accuracy is None for b in budgets.values())
+    by_accuracy = all(not b.limits_metric for b in budgets.values())
     sign = 1.0 if minimize else -1.0
 
     found: list[Compromise] = []

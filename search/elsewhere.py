@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,7 @@ class Elsewhere:
         inputs: Inputs,
         *,
         seconds: float,
+        longest_s: float = math.inf,
         say: Callable[[str], None] = lambda _: None,
     ) -> dict[str, dict[str, FinalPlaceRecord]]:
         """Measure finalists again on every device; by device, what it found by key of the recipe.
@@ -114,13 +117,20 @@ class Elsewhere:
             contenders: by device; the original first, then by importance.
             inputs: arrays by input name.
             seconds: wall clock for all devices together.
+            longest_s: wall clock that is left of the run, for all devices together.
             say: told what is going on.
 
         Raises:
             DeviceError: a device is gone, and stays so.
         """
-        share = seconds / max(1, len(self.devices))
-        return {d.name: _certify(d, baseline, contenders[d.name], inputs, share, say) for d in self.devices}
+        until, share = time.monotonic() + longest_s, seconds / max(1, len(self.devices))
+        found = {}
+        for number, at in enumerate(self.devices):
+            left = (until - time.monotonic()) / (
+                len(self.devices) - number
+            )  # what hangs takes from all that come later
+            found[at.name] = _certify(at, baseline, contenders[at.name], inputs, min(share, left), left, say)
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -149,10 +159,17 @@ def _certify(
     contenders: Sequence[Contender],
     inputs: Inputs,
     seconds: float,
+    longest_s: float,
     say: Callable[[str], None],
 ) -> dict[str, FinalPlaceRecord]:
     measured = certify_latency(
-        at.device, baseline, contenders, inputs, seconds=seconds, say=lambda what: say(f"{what} on {at.name}")
+        at.device,
+        baseline,
+        contenders,
+        inputs,
+        seconds=seconds,
+        longest_s=longest_s,
+        say=lambda what: say(f"{what} on {at.name}"),
     )
     return {
         key: FinalPlaceRecord(

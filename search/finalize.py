@@ -105,13 +105,14 @@ def certify_finalists(
     spent, devices = time.monotonic() - started, 1 + len(executor.elsewhere.devices)
     seconds -= spent
     share = seconds / devices
+    until = started + longest_s
     measured = certify_latency(
         executor.device,
         executor.baseline,
         _contenders(executor, kept),
         executor.inputs(),
         seconds=share,
-        longest_s=(longest_s - spent) / devices,
+        longest_s=(until - time.monotonic()) / devices,
         say=say,
     )
     kept = [t for t in kept if t.key in measured]
@@ -122,6 +123,7 @@ def certify_finalists(
         {n: _contenders(executor, kept, n) for n in executor.elsewhere.names},
         executor.inputs(),
         seconds=seconds - share,
+        longest_s=until - time.monotonic(),
         say=say,
     )
     return tuple(
@@ -161,10 +163,12 @@ def _scored_on_test(
 
 
 def _contenders(executor: LocalExecutor, trials: Sequence[TrialRecord], further: str | None = None) -> list[Contender]:
-    """The trials as the first device saw them, or a further one."""
+    """The trials as the first device saw them, or as a further one did: of those, what ran there, and the original."""
     found = []
     for trial in trials:
         seen = trial if further is None else trial_on(trial, further)
+        if trial.role != "fp32" and (seen is None or not seen.is_measured):
+            continue
         latency = seen.latency_ms if seen else None
         path = executor.folder.artifact(trial.sha256)
         found.append(Contender(key=trial.key, path=path, latency_ms=latency.value if latency else None))

@@ -14,6 +14,7 @@ from math import exp, hypot, inf, log
 from typing import Literal
 
 from modeltailor.search.records import AccuracyRecord, FinalRecord, IntervalRecord, RunHistory, TrialRecord
+from modeltailor.search.scale import drop_points, usual_worthless_loss
 from modeltailor.targets import Budget
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "same_speed",
     "speed_ratio",
     "violations",
+    "weighed_excess",
 ]
 
 Objective = Literal["accuracy", "latency", "size", "memory", "elsewhere"]
@@ -67,6 +69,11 @@ class Figures:
     memory_bytes: int | None = None
     test: AccuracyRecord | None = None
 
+    @property
+    def original(self) -> float:
+        """The original's value of the metric on the ``search`` split."""
+        return self.accuracy.value - self.accuracy.difference
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Margin:
@@ -76,7 +83,7 @@ class Margin:
         limit: which one.
         allowed: the limit in its own unit (ms, bytes, accuracy, points).
         value: the end of the interval that was judged, in the same unit; ``None`` if it was not measured.
-        excess: how far over, negative if under, as a share of the limit; for accuracy in points of the metric in percent.
+        excess: how far over, negative if under, as a share of the limit; for the metric in points: hundredths of its unit.
     """
 
     limit: Limit
@@ -182,12 +189,13 @@ def margins(figures: Figures, budget: Budget, *, minimize: bool = False) -> tupl
     judge("size", budget.size_bytes, float(figures.size_bytes))
     judge("memory", budget.memory_bytes, figures.memory_bytes)
     sign = 1.0 if minimize else -1.0
-    if budget.max_drop is not None:
+    allowed_points = drop_points(budget, figures.original, minimize=minimize)
+    if allowed_points is not None:
         loss = sign * (figures.accuracy.difference_high if minimize else figures.accuracy.difference_low)
         if figures.test is not None:
             loss = max(loss, sign * figures.test.difference)
         points = 100.0 * loss
-        found.append(Margin(limit="drop", allowed=budget.max_drop, value=points, excess=points - budget.max_drop))
+        found.append(Margin(limit="drop", allowed=allowed_points, value=points, excess=points - allowed_points))
     if budget.min_accuracy is not None:
         worst = least_accuracy(figures, minimize=minimize)
         short = 100.0 * sign * (worst - budget.min_accuracy)
@@ -213,7 +221,7 @@ def recommend(models: Iterable[Figures], budget: Budget, *, minimize: bool = Fal
     if not feasible:
         return None
     sign = 1.0 if minimize else -1.0
-    if budget.max_drop is None and budget.min_accuracy is None:
+    if not budget.limits_metric:
         return min(feasible, key=lambda m: (sign * m.accuracy.value, -m.speedup.value, m.size_bytes, m.key))
     fastest = max(feasible, key=lambda m: (m.speedup.value, m.key))
     tied = [m for m in feasible if as_fast(m, fastest)]
@@ -246,16 +254,27 @@ def _joined_half(a: Figures, b: Figures) -> float:
 
 
 def nearest(models: Iterable[Figures], budget: Budget, *, minimize: bool = False) -> Figures | None:
-    """Return the model whose worst excess over the limits is smallest; ``None`` if there is no model.
-
-    One point of the metric weighs as much as 10 % of a limit: people forgive a file that is a little too large sooner.
-    """
+    """Return the model whose worst excess over the limits is smallest, by :func:`weighed_excess`; ``None`` without models."""
 
     def worst(m: Figures) -> tuple[float, str]:
         over = [
-            v.excess if v.limit not in ("drop", "accuracy") else v.excess / 10.0
+            weighed_excess(v.excess, m.original, minimize=minimize) if v.limit in ("drop", "accuracy") else v.excess
             for v in violations(m, budget, minimize=minimize)
         ]
         return (max(over, default=0.0), m.key)
 
     return min(models, key=worst, default=None)
+
+
+def weighed_excess(points: float, original: float, *, minimize: bool = False) -> float:
+    """Return what an excess of the metric weighs beside those of other limits, which are shares of the limit.
+
+    What makes a model worthless weighs as much as twice a limit. One point of a score so weighs as much as 10 % of a
+    limit: people forgive a file that is a little too large sooner.
+
+    Args:
+        points: of excess: hundredths of the metric's unit.
+        original: the original's value of the metric.
+        minimize: whether a smaller metric is better.
+    """
+    return points / (100.0 * usual_worthless_loss(original, minimize=minimize))

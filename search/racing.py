@@ -58,6 +58,5 @@ class Race:
         """The budget's limit on accuracy as a gain (negative for a loss), if some model keeps the whole budget already."""
         if not any(not violations(r, self.budget, minimize=self.minimize) for r in self.rivals):
             return None
-        original = self.rivals[0].accuracy.value - self.rivals[0].accuracy.difference
-        allowed = allowed_loss(self.budget, original, minimize=self.minimize)
+        allowed = allowed_loss(self.budget, self.rivals[0].original, minimize=self.minimize)
         return None if allowed is None else -allowed

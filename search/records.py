@@ -106,8 +106,9 @@ class TrialRecord(_Record):
     ``graph`` is a key of the graph that the runtime executes, without the values of its weights. Trials of one graph run
     the same kernels on the same shapes; ``timed_as`` names the trial whose screening they share. ``scored_fully`` is
     false where scoring was given up because the model could not matter any more; ``accuracy.n_samples`` tells after how
-    many samples. ``reused`` names figures that an earlier run measured on the same file. Finalists are all measured
-    again, each by itself, over all samples. ``elsewhere`` holds what the further devices of a study found, by name.
+    many samples. ``reused`` names figures that an earlier run measured on the same file, and ``structure`` or ``recovery``
+    where the weights had been trained before. Finalists are all measured again, each by itself, over all samples.
+    ``elsewhere`` holds what the further devices of a study found, by name.
     """
 
     number: int
@@ -266,7 +267,9 @@ class RunHistory:
     Attributes:
         run: what holds for the whole run.
         trials: finished trials by number; the first measured one with role ``fp32`` is the baseline.
-        finals: finalists, measured again and scored on ``test``; empty while a run is going on.
+        finals: finalists, measured again and scored on ``test``; empty while a run is going on for the first time.
+        finals_among: numbers of the trials that the finalists were chosen among; what is missing was found since.
+            ``None`` where it was not written down: all of them.
         stopped: why the search stopped, one sentence; empty while it is going on.
         hypervolume: seconds since the start and hypervolume reached, one point a trial.
         seconds: where the time went, by stage.
@@ -278,6 +281,7 @@ class RunHistory:
     run: RunRecord
     trials: tuple[TrialRecord, ...] = ()
     finals: tuple[FinalRecord, ...] = ()
+    finals_among: frozenset[int] | None = None
     stopped: str = ""
     hypervolume: tuple[tuple[float, float], ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()

@@ -18,6 +18,7 @@ from modeltailor.compress.vocabulary import Settings, recipe_from_plain
 from modeltailor.search.hypervolume import cut_boxes
 from modeltailor.search.points import by_structure, latency_of, loss_of, own_of, placed, point_of
 from modeltailor.search.records import TrialRecord
+from modeltailor.search.scale import DEFAULT_LOSS, usual_worthless_loss
 
 __all__ = ["Recovery", "propose_recovery"]
 
@@ -26,7 +27,11 @@ _KEPT_LOSS = 0.3
 
 _LOSS_AT_FOUR_BITS = 0.001
 _LOSS_PER_BIT = 6.0
-"""What usually stays after training by mean bits of a weight, and how it grows with each bit less (ResNet20, CIFAR-10)."""
+"""What usually stays after training by mean bits of a weight, and how it grows with each bit less (ResNet20, CIFAR-10).
+
+Like all losses here it is that of a score between 0 and 1; of other metrics it is as large a share of what makes a model
+worthless.
+"""
 
 _PRIOR_LOSS = 0.006
 """Expected loss of that much must have been seen before what this run learned counts half."""
@@ -35,6 +40,8 @@ _LEAST_GAIN = 1e-3
 """Of the box between the original and nothing: less is not worth minutes."""
 
 _NOISE = 0.002
+"""A smaller loss is not worth learning again for."""
+
 _WIDE_SHARE = 0.5
 
 
@@ -86,12 +93,17 @@ def propose_recovery(
         return None
     tried = {r.key for r in records}
     structures = by_structure(measured)
-    factor = _learned_factor(structures, minimize)
+    assert original.accuracy is not None
+    unit = usual_worthless_loss(original.accuracy.value, minimize=minimize) / DEFAULT_LOSS
+    factor = _learned_factor(structures, minimize, unit)
     guesses = [
         guess
         for same in structures.values()
         if (own := own_of(same, minimize=minimize)) is not None
-        for guess in (*_of_measured(same, own, training, minimize), *_of_fewer_bits(own, options, training, minimize))
+        for guess in (
+            *_of_measured(same, own, training, minimize, unit),
+            *_of_fewer_bits(own, options, training, minimize, unit),
+        )
         if guess.recipe.key not in tried
     ]
     if not guesses:
@@ -121,8 +133,9 @@ def _mean_bits(formats: Mapping[str, Format], record: TrialRecord) -> float:
     return sum(bits[site] * n for site, n in elements.items()) / total
 
 
-def _usual_loss(mean_bits: float) -> float:
-    return float(_LOSS_AT_FOUR_BITS * _LOSS_PER_BIT ** (4.0 - mean_bits))
+def _usual_loss(mean_bits: float, unit: float) -> float:
+    """In the metric's unit, of which ``unit`` is worth as much as 1 of a score between 0 and 1."""
+    return float(unit * _LOSS_AT_FOUR_BITS * _LOSS_PER_BIT ** (4.0 - mean_bits))
 
 
 def _as_learned(settings: Settings) -> Settings:
@@ -130,28 +143,30 @@ def _as_learned(settings: Settings) -> Settings:
     return replace(settings, per_channel=True, equalize=False, smoothing="none")
 
 
-def _of_measured(same: Sequence[TrialRecord], own: TrialRecord, training: Training, minimize: bool) -> Iterator[_Guess]:
+def _of_measured(
+    same: Sequence[TrialRecord], own: TrialRecord, training: Training, minimize: bool, unit: float
+) -> Iterator[_Guess]:
     """Recipes that were measured as they are, and lost something by their formats."""
     for record in same:
         recipe = recipe_from_plain(record.recipe)
         extra = loss_of(record, minimize=minimize) - loss_of(own, minimize=minimize)
         if (
             recipe.recovery is None
-            and extra >= max(_NOISE, _unsure(record))
+            and extra >= max(unit * _NOISE, _unsure(record))
             and any(f.weight_bits < 8 for _, f in recipe.formats)
         ):
             yield _Guess(
                 label=f"trial {record.number} learned again",
                 recipe=replace(recipe, recovery=training, settings=_as_learned(recipe.settings)),
                 own_loss=loss_of(own, minimize=minimize),
-                extra_loss=min(_KEPT_LOSS * extra, _usual_loss(_mean_bits(recipe.format_of, record))),
+                extra_loss=min(_KEPT_LOSS * extra, _usual_loss(_mean_bits(recipe.format_of, record), unit)),
                 latency=latency_of(record),
                 size_bytes=float(record.size_bytes),
             )
 
 
 def _of_fewer_bits(
-    own: TrialRecord, options: Mapping[str, Sequence[str]], training: Training, minimize: bool
+    own: TrialRecord, options: Mapping[str, Sequence[str]], training: Training, minimize: bool, unit: float
 ) -> Iterator[_Guess]:
     """The structure's own formats with fewer bits, though nobody would use them untrained."""
     recipe = recipe_from_plain(own.recipe)
@@ -177,7 +192,7 @@ def _of_fewer_bits(
                     recipe, formats=tuple(chosen.items()), recovery=training, settings=_as_learned(recipe.settings)
                 ),
                 own_loss=loss_of(own, minimize=minimize),
-                extra_loss=_usual_loss(_mean_bits(chosen, own)),
+                extra_loss=_usual_loss(_mean_bits(chosen, own), unit),
                 latency=latency_of(own),
                 size_bytes=size,
             )
@@ -192,14 +207,14 @@ def _with_bits(form: Format, bits: int, names: Sequence[str]) -> Format | None:
     return None
 
 
-def _learned_factor(structures: Mapping[str, Sequence[TrialRecord]], minimize: bool) -> float:
+def _learned_factor(structures: Mapping[str, Sequence[TrialRecord]], minimize: bool, unit: float) -> float:
     """By how much more (or less) than usual recoveries of this run lost."""
-    seen, usual = _PRIOR_LOSS, _PRIOR_LOSS
+    seen = usual = unit * _PRIOR_LOSS
     for same in structures.values():
         own = own_of(same, minimize=minimize)
         for record in same:
             recipe = recipe_from_plain(record.recipe)
             if recipe.recovery is not None and own is not None:
                 seen += max(0.0, loss_of(record, minimize=minimize) - loss_of(own, minimize=minimize))
-                usual += _usual_loss(_mean_bits(recipe.format_of, record))
+                usual += _usual_loss(_mean_bits(recipe.format_of, record), unit)
     return seen / usual

@@ -19,7 +19,7 @@ from modeltailor.search.loop import SearchLoop
 from modeltailor.search.opening import measure_baselines, on_the_original, prepare, probe
 from modeltailor.search.records import RunHistory
 from modeltailor.search.request import Progress, RunRequest
-from modeltailor.search.run_folder import RunFolder
+from modeltailor.search.run_folder import FINALS_AMONG, RunFolder
 from modeltailor.workloads import resolve_metric
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def _phases(course: Course) -> RunHistory:
     course.executor.remember(course.ledger.records())
     if again:
         course.folder.event("recovered", trials=again)
+    if course.ledger.attribute(FINALS_AMONG) is None:  # finalists of a version that did not write it down
+        _keep_among(course)
     course.phase = "baselines"
     with on_the_original():
         sites = course.timed("build", course.executor.sites)
@@ -129,7 +131,9 @@ def _finish(course: Course) -> None:
     history = course.history()
     finalists = finalists_on_all(history, minimize=course.metric.minimize)
     done = {f.key: f for f in history.finals}
-    if any(t.key not in done for t in finalists):
+    if all(t.key in done for t in finalists):
+        _keep_among(course)
+    else:
         longest_s = max(course.plan.time_s - course.elapsed(), 0.5 * course.reserve())
         left = min(longest_s, course.reserve())
         course.say(f"certifying {len(finalists)} finalists")
@@ -137,9 +141,11 @@ def _finish(course: Course) -> None:
             "finals",
             lambda: certify_finalists(course.executor, finalists, seconds=left, longest_s=longest_s, say=course.say),
         )
+        course.ledger.keep("predicted", [])  # of the models that a decision could fall on before
         if finals:  # what was certified before stands beside it: it may be the one that keeps the limits on ``test``
             kept = done | {f.key: f for f in finals}
             course.ledger.keep("finals", [f.model_dump() for f in kept.values()])
+            _keep_among(course)
         else:
             course.add_notes(
                 "the finalists could not be measured again: figures are those of the trials, or certified before"
@@ -150,27 +156,42 @@ def _finish(course: Course) -> None:
                 "again, or there was no time left for them"
             )
         _note_seen_samples(course, course.history())
-        course.timed("predict", lambda: _predict(course))
+    course.timed("predict", lambda: _predict(course))
     course.keep_times()
     course.publish(course.history())
     course.folder.event("finished", stopped=course.ledger.attribute("stopped"))
     course.folder.drop_work()
 
 
+def _keep_among(course: Course) -> None:
+    """Write down that the finalists, if there are any, were chosen among all that was found so far.
+
+    After the finalists themselves: a kill between the two leaves too much in the choice, and nothing out of it.
+    """
+    if course.ledger.attribute("finals"):
+        course.ledger.keep(FINALS_AMONG, [t.number for t in course.ledger.records()])
+
+
 def _predict(course: Course) -> None:
-    """Where another machine stood in for the device: predict what the models take there, list what to measure there."""
+    """Where another machine stood in for the device: predict what the models take there, list what to measure there.
+
+    What a run that was stopped, or failed at it, left out is made up for by the next one that comes here.
+    """
     history = course.history()
     profile = absent_profile(history)
     if profile is None:
         return
-    course.say(f"predicting the latency on {profile.name}")
-    shapes = {name: value.shape for name, value in course.executor.inputs().items()}
-    try:
-        found = predict_absent(history, course.folder.artifact, shapes)
-    except ModelTailorError as error:  # what was measured stands without it
-        course.add_notes(note_of(error))
-        return
-    course.ledger.keep("predicted", [p.model_dump() for p in found])
+    if not history.predicted:
+        course.say(f"predicting the latency on {profile.name}")
+        shapes = {name: value.shape for name, value in course.executor.inputs().items()}
+        course.drop_note(course.ledger.attribute("unpredicted", ""))
+        try:
+            found = predict_absent(history, course.folder.artifact, shapes)
+        except ModelTailorError as error:  # what was measured stands without it
+            course.add_notes(note_of(error))
+            course.ledger.keep("unpredicted", note_of(error))
+            return
+        course.ledger.keep("predicted", [p.model_dump() for p in found])
     text = to_measure_text(course.history())
     if text:
         course.folder.write_text(TO_MEASURE, text)

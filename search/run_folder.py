@@ -29,6 +29,8 @@ __all__ = ["STUDY_NAME", "RunFolder", "disk_faults"]
 STUDY_NAME = "modeltailor"
 SUPERSEDED = "superseded"
 """Attribute of a study: numbers of failed trials whose recipe was evaluated again."""
+FINALS_AMONG = "finals_among"
+"""Attribute of a study: numbers of the trials that the finalists were chosen among."""
 
 
 @contextlib.contextmanager
@@ -283,10 +285,12 @@ class RunFolder:
             for t in found.get_trials(deepcopy=False)
             if "record" in t.user_attrs and t.number not in superseded
         ]
+        among = json.loads(attributes.get(FINALS_AMONG, "null"))
         return RunHistory(
             run=RunRecord.model_validate_json(attributes["run"]),
             trials=tuple(sorted(trials, key=lambda t: t.number)),
             finals=tuple(FinalRecord.model_validate(f) for f in json.loads(attributes.get("finals", "[]"))),
+            finals_among=None if among is None else frozenset(int(n) for n in among),
             stopped=str(json.loads(attributes.get("stopped", '""'))),
             hypervolume=tuple((float(s), float(v)) for s, v in json.loads(attributes.get("hypervolume", "[]"))),
             seconds=tuple((str(k), float(v)) for k, v in json.loads(attributes.get("seconds", "{}")).items()),

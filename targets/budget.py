@@ -20,6 +20,8 @@ class Budget:
         memory_bytes: peak resident memory of a process that loads and runs it.
         min_accuracy: smallest value of the metric that is allowed.
         max_drop: largest loss against the original, in points: hundredths of the metric's unit (1.0 = 0.01 of accuracy).
+        max_drop_share: largest loss against the original, as a share of the metric's scale: of 1 for a score between 0
+            and 1, of the original's value for anything else. What holds where nobody gave a limit.
 
     Raises:
         ConfigError: a limit is not finite and positive, or can never be met.
@@ -30,20 +32,21 @@ class Budget:
     memory_bytes: int | None = None
     min_accuracy: float | None = None
     max_drop: float | None = None
+    max_drop_share: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("latency_ms", "size_bytes", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError("CFG-07", f"budget.{name}", f"must be finite and > 0; got {value}", "give a limit")
-        for name in ("min_accuracy", "max_drop"):
+        for name in ("min_accuracy", "max_drop", "max_drop_share"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
                 raise ConfigError("CFG-07", f"budget.{name}", f"must be finite; got {value}", "give a limit")
-        if self.max_drop is not None and self.max_drop < 0:
-            raise ConfigError(
-                "CFG-07", "budget.max_drop", f"must be 0 or more; got {self.max_drop}", "give points lost"
-            )
+        for name in ("max_drop", "max_drop_share"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ConfigError("CFG-07", f"budget.{name}", f"must be 0 or more; got {value}", "give points lost")
 
     def on_device(self, own: Budget) -> Budget:
         """The limits that hold on one of several devices: its own latency and memory in place of these, the rest alike."""
@@ -52,6 +55,11 @@ class Budget:
             latency_ms=self.latency_ms if own.latency_ms is None else own.latency_ms,
             memory_bytes=self.memory_bytes if own.memory_bytes is None else own.memory_bytes,
         )
+
+    @property
+    def limits_metric(self) -> bool:
+        """Whether the metric has a limit."""
+        return any(v is not None for v in (self.min_accuracy, self.max_drop, self.max_drop_share))
 
     @property
     def is_empty(self) -> bool:

@@ -3,6 +3,8 @@ const PLAIN = inflated(byId("data").textContent);
 const DATA = JSON.parse(PLAIN);
 const BASE = DATA.models.find((m) => m.key === DATA.baseline) || null;
 const UNIT = DATA.metric.unit;
+/** What a share is to a score: values of a metric without natural scale are large or small as the original's is. */
+const SCALE = UNIT === "" || UNIT === "%" ? 1 : Math.abs(BASE && BASE.search ? BASE.search[0] : 1) || 1;
 const TRIALS = DATA.trials.map(([number, key, name, role, axis, outcome, stage, error, search, latency, speed, size, memory, at, full, reused]) =>
   ({ number, key, name, role, axis, outcome, stage, error, search, latency: latency.length ? latency : null, speed: speed.length ? speed : null, size, memory, at, full: Boolean(full), reused }));
 const paired = (a) => (a ? [a[0] - a[3] + a[4], a[0] - a[3] + a[5]] : null);
@@ -48,7 +50,7 @@ function figures(m) {
     entry(MT.ratio(m.speed[0]), margin(m.speed), "the speed of fp32", o && `${MT.ratio(o.speed[0])} ${o.name}${o.told ? "" : ": a tie"}`),
     entry(MT.msText(m.latency[0]), null, `one inference, ${m.evidence.replaceAll("-", " ")}`, null),
     entry(MT.bytesText(m.size), MT.percent(m.sizeRatio), "file, share of fp32’s", o && `${MT.percent(o.size)} of ${o.name}`),
-    entry(signed(a), UNIT === "" || UNIT === "%" ? "points" : UNIT, `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"}`, o && (Math.abs(o.points) < 0.005 ? `the same as ${o.name}` : `${MT.change(o.points, UNIT)} against ${o.name}${o.toldAccuracy ? "" : ": noise"}`)),
+    entry(signed(a), UNIT === "" || UNIT === "%" ? "points" : UNIT, `${DATA.metric.name} against fp32, ${m.test ? "test" : "search"}`, o && (Math.abs(o.points) < 0.005 * SCALE ? `the same as ${o.name}` : `${MT.change(o.points, UNIT)} against ${o.name}${o.toldAccuracy ? "" : ": noise"}`)),
   ];
 }
 function verdict() {
@@ -70,12 +72,12 @@ function span(limit) {
   const own = DATA.budget[limit.name];
   if (own != null) values.push(own);
   let low = Math.min(...values), high = Math.max(...values);
-  if (limit.name === "max_drop") { low = Math.max(0, low); high = Math.max(high, low + 0.1); return { low, high, log: false, power: 2 }; } // fine steps near no loss
+  if (limit.name === "max_drop") { low = Math.max(0, low); high = Math.max(high, low + 0.1 * SCALE); return { low, high, log: false, power: 2 }; } // fine steps near no loss
   if (limit.name === "min_accuracy") return { low, high, log: false };
   return { low: low * 0.97, high: high * 1.03, log: true };
 }
 /** Three digits, so that the limit that is shown is the limit that is used. */
-const rounded = (v, name) => (name === "max_drop" ? Math.round(v * 100) / 100 : name === "size_bytes" || name === "memory_bytes" ? Math.round(Number(v.toPrecision(3))) : Number(v.toPrecision(name === "min_accuracy" ? 4 : 3)));
+const rounded = (v, name) => (name === "max_drop" ? Number(((Math.round((v / SCALE) * 100) / 100) * SCALE).toPrecision(12)) : name === "size_bytes" || name === "memory_bytes" ? Math.round(Number(v.toPrecision(3))) : Number(v.toPrecision(name === "min_accuracy" ? 4 : 3)));
 function fromStep(s, step, name) {
   if (name === "min_accuracy" ? step === 0 : step === STEPS) return null;
   const share = step / STEPS;
@@ -112,7 +114,7 @@ function repick() {
   host.dataset.key = found ? found.key : "";
   host.dataset.nearest = "";
   if (!found) {
-    const near = MT.nearest(candidates, state.budget, DATA.metric.minimize);
+    const near = MT.nearest(candidates, state.budget, DATA.metric.minimize, BASE && BASE.search && BASE.search[0]);
     host.dataset.nearest = near ? near.model.key : "";
     put(host, el("strong", { class: "none" }, "No model keeps these limits."), near ? ["Nearest is ", isolated(BY_KEY.get(near.model.key).name), `: ${MT.limitText(near.binding, UNIT)}. `] : null,
       "Loosen that limit, or search longer with it.", el("code", {}, command()));

@@ -63,8 +63,13 @@ const MT = (() => {
     return out;
   }
   const violations = (judged, budget, minimize) => margins(judged, budget, minimize).filter((m) => !m.kept);
-  /** One point of the metric weighs as much as 10 % of a limit. */
-  const weight = (m) => (m.points ? m.excess / 10 : m.excess);
+  /** The loss that makes a model worthless, as search/scale.py has it; of a score where the original is not known. */
+  function worthlessLoss(original, minimize) {
+    const isScore = original == null || (!minimize && original >= -1e-9 && original <= 1 + 1e-9);
+    return isScore ? 0.1 : 0.5 * Math.abs(original) || 0.1;
+  }
+  /** An excess of the metric weighs by what makes a model worthless: one point of a score as much as 10 % of a limit. */
+  const weight = (m, original, minimize) => (m.points ? m.excess / (100 * worthlessLoss(original, minimize)) : m.excess);
   const LIMIT_NAMES = { latency: "latency", size: "file size", memory: "peak memory", drop: "accuracy loss", accuracy: "accuracy" };
   /** One limit in words, as verdict.py has it. */
   function limitText(m, unit) {
@@ -108,10 +113,12 @@ const MT = (() => {
     const small = tied.filter((m) => m.size <= smallest * (1 + TIE));
     return least(small, (m) => [sign * m.accuracy, m.size, -m.speed[0], m.key]);
   }
-  /** The model whose worst excess is smallest, and the limit that it misses most; null if there is no model. */
-  function nearest(models, budget, minimize) {
-    const worst = (m) => violations(m.judged, budget, minimize).reduce((a, v) => (a === null || weight(v) > weight(a) ? v : a), null);
-    const model = least(models, (m) => { const w = worst(m); return [w === null ? 0 : Math.max(0, weight(w)), m.key]; });
+  /** The model whose worst excess is smallest, and the limit that it misses most; null if there is no model. The original's
+      value of the metric tells what an excess of it weighs. */
+  function nearest(models, budget, minimize, original) {
+    const weightOf = (v) => weight(v, original, minimize);
+    const worst = (m) => violations(m.judged, budget, minimize).reduce((a, v) => (a === null || weightOf(v) > weightOf(a) ? v : a), null);
+    const model = least(models, (m) => { const w = worst(m); return [w === null ? 0 : Math.max(0, weightOf(w)), m.key]; });
     return model && { model, binding: worst(model) };
   }
   return { margins, nearest, limitText, fixed, amount, msText, bytesText, ratio, percent, points, change, changeText, metricText, secondsText, tickTexts, violations, pick };

@@ -7,15 +7,10 @@ from dataclasses import dataclass
 
 from modeltailor.errors import ConfigError
 from modeltailor.search.front import Objective
+from modeltailor.search.scale import DEFAULT_LOSS, drop_points, usual_worthless_loss
 from modeltailor.targets import Budget
 
 __all__ = ["DEFAULT_LOSS", "LEAST_TARGET", "Goal", "allowed_loss", "worthless_loss"]
-
-DEFAULT_LOSS = 0.1
-"""Losses of accuracy above it count for nothing, unless the goal says otherwise."""
-
-_DEFAULT_RISE = 0.5
-"""The same for errors and other metrics without a natural scale, as a share of the original's value."""
 
 _BEYOND = 1.25
 """What a budget allows must be worth something: losses count for nothing only from so many times that on."""
@@ -106,8 +101,9 @@ def allowed_loss(budget: Budget, metric: float, *, minimize: bool = False) -> fl
         minimize: whether a smaller metric is better.
     """
     losses = []
-    if budget.max_drop is not None:
-        losses.append(budget.max_drop / 100.0)
+    points = drop_points(budget, metric, minimize=minimize)
+    if points is not None:
+        losses.append(points / 100.0)
     if budget.min_accuracy is not None:
         losses.append(budget.min_accuracy - metric if minimize else metric - budget.min_accuracy)
     return min(losses, default=None)
@@ -124,6 +120,5 @@ def worthless_loss(budget: Budget, metric: float, *, minimize: bool = False) -> 
         metric: value of the original.
         minimize: whether a smaller metric is better.
     """
-    is_score = not minimize and 0.0 <= metric <= 1.0
-    usual = DEFAULT_LOSS if is_score else _DEFAULT_RISE * abs(metric) or DEFAULT_LOSS
+    usual = usual_worthless_loss(metric, minimize=minimize)
     return max(usual, _BEYOND * (allowed_loss(budget, metric, minimize=minimize) or 0.0))

@@ -19,28 +19,44 @@ from modeltailor.compress import Training
 from modeltailor.errors import ConfigError
 from modeltailor.quantity import parse_duration_s, parse_latency_ms, parse_size_bytes
 from modeltailor.search.plan import AXES, Axis, SamplerName, SearchPlan
+from modeltailor.search.scale import UNITS
 from modeltailor.targets import Budget
 from modeltailor.targets.strict_yaml import read_mapping
 from modeltailor.workloads import BUILT_IN, DataSpec, MetricSpec, ModelSpec, WorkloadSpec
 
-__all__ = ["Job", "assign", "check_job", "load_job", "parse_job", "unit_of"]
+__all__ = ["Job", "assign", "check_job", "is_share", "load_job", "parse_job", "unit_of"]
 
 _LARGEST_BYTES = 1_000_000
 _DEFAULT_MAX_DROP = 1.0
+_DEFAULT_MAX_DROP_SHARE = 0.01
+"""The same where only the measured original tells whether the metric is a share: of 1, or of what the original has."""
 _MAY_BE_EMPTY = ("metric", "budget", "search")
 """Sections that may stand there without a value: YAML reads one that holds comments alone as null."""
 _SHORT_FORMS = {"data": "function", "metric": "name", "model": "source"}
 
 
-def unit_of(metric: str, given: str = "") -> str:
-    """Return the unit that a metric is counted in, where that is its own; empty for shares, whose points are percent.
+def unit_of(metric: str, given: str = "", *, minimize: bool = False) -> str:
+    """Return the unit that a metric is counted in, where that is its own; empty for what can be a share.
+
+    Args:
+        metric: its name.
+        given: the unit that the job gives it.
+        minimize: whether the job says that smaller is better.
+    """
+    unit = given or (BUILT_IN[metric].unit if metric in BUILT_IN else UNITS if minimize else "")
+    return "" if unit == "%" else unit
+
+
+def is_share(metric: str, given: str = "") -> bool:
+    """Whether a metric is a share for certain, whose points are percent: of others the original's value tells.
 
     Args:
         metric: its name.
         given: the unit that the job gives it.
     """
-    unit = given or (BUILT_IN[metric].unit if metric in BUILT_IN else "")
-    return "" if unit == "%" else unit
+    if metric in BUILT_IN:
+        return not unit_of(metric, given)
+    return given == "%"
 
 
 class _Part(BaseModel):
@@ -71,7 +87,7 @@ class MetricPart(_Part):
 
     name: str = Field("accuracy", description="a built-in, or metric.py:function called as function(outputs, y)")
     minimize: bool = Field(False, description="for your own function: whether smaller is better")
-    unit: str = Field("", description="for reports")
+    unit: str = Field("", description="for reports; '%' says that your own metric is a share, from 0 to 1")
     rows_per_sample: int = Field(1, ge=1, description="consecutive rows that make one sample")
 
 
@@ -85,7 +101,7 @@ _Number = Annotated[float, BeforeValidator(_number)]
 
 
 class BudgetPart(_Part):
-    """``budget:`` hard limits; any subset. Without any, max_drop 1.0 holds."""
+    """``budget:`` hard limits; any subset. Without any, 1 point of a share, or 1 % of the original's value, may be lost."""
 
     max_drop: _Number | None = Field(
         None,
@@ -235,7 +251,7 @@ class Job(_Part):
         )
 
     def limits(self) -> Budget:
-        """The budget; without any limit, ``max_drop`` of 1.0 point holds."""
+        """The budget; without any limit, one point of a share may be lost, of other metrics 1 % of the original's value."""
         b = self.budget
         budget = Budget(
             latency_ms=b.latency,
@@ -244,7 +260,11 @@ class Job(_Part):
             min_accuracy=b.min_accuracy,
             max_drop=b.max_drop,
         )
-        return Budget(max_drop=_DEFAULT_MAX_DROP) if budget.is_empty else budget
+        if not budget.is_empty:
+            return budget
+        if is_share(self.metric.name, self.metric.unit):
+            return Budget(max_drop=_DEFAULT_MAX_DROP)
+        return Budget(max_drop_share=_DEFAULT_MAX_DROP_SHARE)
 
     def plan(self) -> SearchPlan:
         """The search's own limits."""

@@ -40,6 +40,14 @@ Short forms: `model: net.onnx` is its `source`, `data: data.py:load` its `functi
 point: `max_drop: 1.0` allows 0.88 to become 0.87. For a metric with a unit of its own (`rmse`, `mae`, `cross-entropy`) it is 0.01
 of that unit, whatever the size of the values: an error of 20 that may grow to 20.3 is `max_drop: 30`. `min_accuracy` is the worst
 value that is allowed, in the metric's own unit: for those metrics, which are minimised, the largest.
+
+**Shares.** Reports show percent of shares only. Of the built-ins those are `accuracy`, `top5`, `f1`, `miou`, `spearman` and
+`pair-spearman`. A function of your own is taken for a share if larger is better and the original's value lies between 0 and 1;
+anything else is shown in its `unit`, or in `units` if it has none. `unit: '%'` says that it is a share from 0 to 1 in any case, as
+an error rate is.
+
+**Without any limit** one point of a share may be lost, and of any other metric 1 % of what the original is measured to have: an
+error of 2000 may grow to 2020, one of 0.004 to 0.00404. Once a limit is given, of whatever kind, only what is given holds.
 """
 
 _TAIL = """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from modeltailor.errors import shown
-from modeltailor.job import unit_of
+from modeltailor.job import is_share, unit_of
 
 __all__ = ["render_job"]
 
@@ -54,7 +54,7 @@ _LIMITS_IN_UNITS = {
     "max_drop": "hundredths of the metric's unit that may be lost: 30 for 0.3 of it",
     "min_accuracy": "worst allowed value of the metric: the largest where smaller is better",
 }
-"""Meanings for metrics that are no share: what is a point of them, nobody but the user knows."""
+"""Meanings for metrics that need not be a share: what is a point of them, nobody but the user knows."""
 
 
 def _bytes(value: float) -> str:
@@ -95,10 +95,10 @@ def render_job(
         name: of the file, for the comment.
     """
     lines = []
-    in_units = bool(unit_of(metric))
-    named = dict(limits) or ({} if in_units else {"max_drop": 1.0})
+    share = is_share(metric)
+    named = dict(limits) or ({"max_drop": 1.0} if share else {})
     for key, usual, example in _LIMITS:
-        meaning = _LIMITS_IN_UNITS.get(key, usual) if in_units else usual
+        meaning = usual if share else _LIMITS_IN_UNITS.get(key, usual)
         if key in named:
             value = named[key]
             text = f"{value} ms" if key == "latency" else _bytes(value) if key in ("size", "memory") else f"{value:g}"
@@ -117,16 +117,17 @@ def render_job(
         data=part,
         metric=_scalar(metric),
         target=_scalar(target),
-        budget=_budget(lines, is_empty=not named, in_units=in_units),
+        budget=_budget(lines, metric, is_empty=not named),
     )
     return "\n".join(_aligned(line) for line in text.splitlines()) + "\n"
 
 
-def _budget(lines: Sequence[str], *, is_empty: bool, in_units: bool) -> str:
-    head = "budget:                     # hard limits, any subset\n"
-    if is_empty and in_units:
-        head = "budget:                     # hard limits, any subset; without any, 0.01 of the metric's unit may be lost\n"
-    return head + "".join(lines)
+def _budget(lines: Sequence[str], metric: str, *, is_empty: bool) -> str:
+    usual = ""
+    if is_empty:
+        usual = "; without any, 1 % of the original's value may be lost"
+        usual += "" if unit_of(metric) else ", or one point of a share"
+    return f"budget:                     # hard limits, any subset{usual}\n{''.join(lines)}"
 
 
 def _aligned(line: str) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from modeltailor.errors import CandidateError, ConfigError, DataError, ModelError, ModelTailorError
-from modeltailor.job import Job, check_job, unit_of
+from modeltailor.errors import CandidateError, ConfigError, DataError, ModelError, ModelTailorError, shown
+from modeltailor.job import Job, check_job, is_share, unit_of
 from modeltailor.places import profile_of
 from modeltailor.targets import Child
 
@@ -106,14 +106,21 @@ def _provider_notes(profile: Profile) -> tuple[str, ...]:
 
 def _budget(job: Job) -> Check:
     empty = all(v is None for v in job.budget.model_dump().values())
-    unit = _unit(job)
-    holds = f", which is 0.01 {unit} of {job.metric.name}" if unit else ""
-    notes = (f"no limit is given, so max_drop 1.0 holds{holds}",) if empty else ()
-    return Check(part="budget", says=_limits(job.limits(), unit), notes=notes)
+    notes = (f"no limit is given, so {_usual(job)}",) if empty else ()
+    return Check(part="budget", says=_limits(job.limits(), _unit(job)), notes=notes)
+
+
+def _usual(job: Job) -> str:
+    """What holds without a limit, in words."""
+    metric = job.metric
+    if is_share(metric.name, metric.unit):
+        return "max_drop 1.0 holds"
+    rule = f"1 % of the original's {shown(metric.name, 60)} may be lost"
+    return rule if _unit(job) else f"{rule}; of a share (larger is better, from 0 to 1) one point"
 
 
 def _unit(job: Job) -> str:
-    return unit_of(job.metric.name, job.metric.unit)
+    return unit_of(job.metric.name, job.metric.unit, minimize=job.metric.minimize)
 
 
 def _limits(limits: Budget, unit: str) -> str:
@@ -122,12 +129,17 @@ def _limits(limits: Budget, unit: str) -> str:
     def loss(points: float) -> str:
         return f"{points:g} ({points / 100:g} {unit})" if unit else f"{points:g} points"
 
+    def usual(share: float) -> str:
+        told = f"{100 * share:g} % of the original's value"
+        return told if unit else f"{told}, {100 * share:g} points of a share"
+
     named: list[tuple[str, float | None, Callable[[float], str]]] = [
         ("latency", limits.latency_ms, lambda v: f"{v:g} ms"),
         ("size", limits.size_bytes, bytes_text),
         ("memory", limits.memory_bytes, bytes_text),
         ("min_accuracy", limits.min_accuracy, lambda v: f"{v:g}"),
         ("max_drop", limits.max_drop, loss),
+        ("max_drop", limits.max_drop_share, usual),
     ]
     return ", ".join(f"{name} {text(value)}" for name, value, text in named if value is not None)
 

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeltailor.commands.init import _ask_loss
 from modeltailor.errors import ConfigError
-from modeltailor.job import load_job, parse_job
+from modeltailor.job import load_job, parse_job, unit_of
 from modeltailor.job_template import render_job
 from modeltailor.quantity import parse_duration_s, parse_latency_ms, parse_size_bytes
+from modeltailor.targets import Budget
+from modeltailor.validation import _budget
 
 GOOD = "model: model.py:build\ndata: data.py:load\n"
 
@@ -123,3 +128,67 @@ def test_a_function_and_files_exclude_each_other(tmp_path: Path) -> None:
     job = parse_job({"model": "m.py:b", "data": {"function": "d.py:l", "train": "t.npz"}})
     with pytest.raises(ConfigError, match="one of the two"):
         job.workload(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["rmse", "mae", "{name: metric.py:f, minimize: true}", "{name: metric.py:f, unit: dB}", "metric.py:f"],
+)
+def test_without_any_limit_a_metric_without_a_scale_may_lose_a_share_of_its_value(tmp_path: Path, metric: str) -> None:
+    job = load_job(write(tmp_path, f"{GOOD}metric: {metric}\n"))
+    assert job.limits() == Budget(max_drop_share=0.01)
+    assert all(limits == Budget(max_drop_share=0.01) for _, limits in job.devices())
+    explicit = load_job(write(tmp_path, f"{GOOD}metric: {metric}\nbudget: {{max_drop: 1.0}}\n"))
+    assert explicit.limits() == Budget(max_drop=1.0)
+
+
+@pytest.mark.parametrize("metric", ["f1", "spearman", "{name: metric.py:f, minimize: true, unit: '%'}"])
+def test_without_any_limit_a_share_may_lose_one_point(tmp_path: Path, metric: str) -> None:
+    assert load_job(write(tmp_path, f"{GOOD}metric: {metric}\n")).limits() == Budget(max_drop=1.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "share"), [("accuracy", True), ("f1", True), ("rmse", False), ("metric.py:f", False)]
+)
+def test_a_written_job_limits_the_loss_in_points_only_of_shares(metric: str, share: bool) -> None:
+    text = render_job(model="m.py:build", weights="", data="d.py:load", metric=metric, target="desktop-cpu", limits={})
+    job = parse_job(yaml.safe_load(text))
+    assert job.budget.max_drop == (1.0 if share else None)
+    assert ("1 % of the original's value may be lost" in text) == (not share)
+    assert ("one point of a share" in text) == (metric == "metric.py:f")
+
+
+def test_the_check_of_a_job_says_what_holds_without_a_limit() -> None:
+    told = {}
+    for metric in ("accuracy", "rmse", "metric.py:f"):
+        check = _budget(parse_job({"model": "m.onnx", "data": "d.py:load", "metric": metric}))
+        (note,) = check.notes
+        told[metric] = f"{check.says}; {note}"
+    assert told["accuracy"] == "max_drop 1 points; no limit is given, so max_drop 1.0 holds"
+    for metric in ("rmse", "metric.py:f"):
+        assert "max_drop 1 % of the original's value" in told[metric]
+        assert f"1 % of the original's {metric} may be lost" in told[metric]
+        assert ("point" in told[metric]) == (metric == "metric.py:f")
+
+
+@pytest.mark.parametrize(("is_only", "empty"), [(True, "1 % of what the original has"), (False, "none")])
+def test_init_does_not_take_a_metric_of_ones_own_for_a_share(
+    monkeypatch: pytest.MonkeyPatch, is_only: bool, empty: str
+) -> None:
+    asked: list[str] = []
+    answers = iter(["", "0.4"])
+
+    def prompt(question: str, **_: object) -> str:
+        asked.append(question)
+        return next(answers)
+
+    monkeypatch.setattr(click, "prompt", prompt)
+    assert _ask_loss("metric.py:f", is_only=is_only) is None
+    assert _ask_loss("metric.py:f", is_only=is_only) == pytest.approx(40.0)
+    assert all("points" not in question and f"empty for {empty}" in question for question in asked)
+
+
+def test_the_unit_of_an_error_without_one_is_not_percent() -> None:
+    assert unit_of("metric.py:f", minimize=True) == "units"
+    assert unit_of("metric.py:f") == ""
+    assert unit_of("metric.py:f", "%", minimize=True) == ""

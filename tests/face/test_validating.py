@@ -72,7 +72,7 @@ def test_a_loss_in_units_is_not_called_points() -> None:
     assert "points" not in told
     assert "0.3 units" in told
     (note,) = _budget(parse_job(base)).notes
-    assert "0.01 units" in note
+    assert "1 % of the original's rmse" in note
 
 
 @pytest.mark.parametrize("written", ["images.npz", "'data/images.npz'"])

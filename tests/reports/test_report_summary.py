@@ -271,7 +271,7 @@ def _mirrored(record: AccuracyRecord) -> AccuracyRecord:
 
 
 def test_a_metric_where_less_is_better_gives_the_mirrored_report(history: RunHistory, summary: RunSummary) -> None:
-    run = history.run.model_copy(update={"metric": {"name": "error rate", "minimize": True, "unit": ""}})
+    run = history.run.model_copy(update={"metric": {"name": "error rate", "minimize": True, "unit": "%"}})
     trials = tuple(
         t.model_copy(update={"accuracy": _mirrored(t.accuracy)}) if t.accuracy else t for t in history.trials
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modeltailor.errors import CandidateError
+from modeltailor.search import certifying
 from modeltailor.search.certifying import Contender, certify_latency, fitting, least_seconds
 from modeltailor.targets import FakeDevice
 
@@ -76,6 +78,27 @@ def test_so_many_are_certified_as_the_rest_of_the_run_has_time_for(tmp_path: Pat
     assert few == keys[: len(few)]
     assert 3 < len(few) < 9
     assert certified(0.0) == keys[:3]
+
+
+def test_after_one_hung_so_many_are_measured_as_there_is_time_left_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finalists = [contender(0, 0.2), *(contender(i, 0.1) for i in range(1, 14))]
+    for c in finalists:
+        (tmp_path / c.path).write_bytes(b"x" * 100)
+    there = [Contender(key=c.key, path=tmp_path / c.path, latency_ms=c.latency_ms) for c in finalists]
+    clock = [0.0]
+
+    class Hanging(Slow):
+        def time(self, artifacts, inputs, plan):
+            clock[0] += 45.0 if len(artifacts) > self.most else 0.0
+            return super().time(artifacts, inputs, plan)
+
+    device = Hanging(latency=lambda _: 1.0)
+    device.most = 14  # the last one hangs
+    monkeypatch.setattr(certifying, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    found = certify_latency(device, there[0].path, there, {}, seconds=1.0, longest_s=60.0)
+    assert sorted(found) == [c.key for c in finalists[:3]]
 
 
 @pytest.mark.parametrize("most", [3, 5, 9])

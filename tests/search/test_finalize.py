@@ -16,7 +16,7 @@ from modeltailor.errors import CandidateError, DataError, ModelError, ModelTailo
 from modeltailor.estimators.accuracy import Accuracy
 from modeltailor.search import finalize
 from modeltailor.search.finalize import certify_finalists, choose_finalists
-from modeltailor.search.records import AccuracyRecord, IntervalRecord, RunHistory, RunRecord, TrialRecord
+from modeltailor.search.records import AccuracyRecord, IntervalRecord, PlaceRecord, RunHistory, RunRecord, TrialRecord
 from modeltailor.search.stages import ScoredModel
 from modeltailor.targets import Budget
 
@@ -134,3 +134,44 @@ def test_however_many_are_taken_they_are_spread_along_the_front(most: int) -> No
     assert (places[0], places[-1]) == (1, 21)
     gaps = np.diff(places)
     assert gaps.max() <= 2 * gaps.min() + 1
+
+
+def there(of: TrialRecord, outcome: str = "MEASURED") -> TrialRecord:
+    took = of.latency_ms if outcome == "MEASURED" else None
+    return of.model_copy(update={"elsewhere": {"board": PlaceRecord(outcome=outcome, latency_ms=took, speedup=took)}})
+
+
+def test_what_failed_on_a_further_device_is_not_certified_there(tmp_path: Path) -> None:
+    """It would fail again, or hang, and cost others their figures there."""
+    original, good, bad, unknown = finalists(4)
+    scorer = Scorer(tmp_path, {})
+    seen = [there(original), there(good), there(bad, "TIMEOUT"), unknown]
+    assert [c.key for c in finalize._contenders(scorer, seen, "board")] == [original.key, good.key]  # type: ignore[arg-type]
+    assert len(finalize._contenders(scorer, seen)) == 4  # type: ignore[arg-type]
+    lost = [there(original, "OOM"), there(good)]
+    assert [c.key for c in finalize._contenders(scorer, lost, "board")] == [original.key, good.key]  # type: ignore[arg-type]
+
+
+def test_further_devices_get_what_is_left_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    asked: dict[str, float] = {}
+
+    def certify_here(*_: object, longest_s: float, **__: object) -> dict[str, None]:
+        asked["here"] = longest_s
+        clock[0] += 70.0
+        return {t.key: None for t in finalists(3)}
+
+    def certify_there(*_: object, longest_s: float, **__: object) -> None:
+        asked["there"] = longest_s
+        raise KeyboardInterrupt
+
+    scorer = Scorer(tmp_path, {})
+    scorer.device = scorer.baseline = scorer.inputs = MagicMock()  # type: ignore[attr-defined]
+    scorer.elsewhere = SimpleNamespace(devices=(None,), names=("board",), certify=certify_there)
+    monkeypatch.setattr(finalize, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(finalize, "_scored_on_test", lambda _, trials, *__: dict.fromkeys(t.key for t in trials))
+    monkeypatch.setattr(finalize, "_audits", lambda *_: {})
+    monkeypatch.setattr(finalize, "certify_latency", certify_here)
+    with pytest.raises(KeyboardInterrupt):
+        certify_finalists(scorer, finalists(3), seconds=60.0, longest_s=100.0)  # type: ignore[arg-type]
+    assert asked == {"here": 50.0, "there": 30.0}

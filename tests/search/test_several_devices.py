@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -308,6 +309,28 @@ def test_candidate_that_crashes_there_keeps_its_figures_here(tmp_path: Path) -> 
     both = [Contender(key=k, path=Path(f"{k}.onnx"), latency_ms=1.0) for k in ("a", "b")]
     places = at.certify(Path("a.onnx"), {"x": both}, {}, seconds=1.0)
     assert set(places["x"]) == {"a"}
+
+
+def test_devices_share_the_time_that_is_left_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One on which a finalist hangs takes from all that come later, and none gets more than there is."""
+    from modeltailor.search import elsewhere
+
+    clock = [0.0]
+    asked: list[tuple[float, float]] = []
+
+    def certify_latency(*_: object, seconds: float, longest_s: float, **__: object) -> dict[str, None]:
+        asked.append((seconds, longest_s))
+        clock[0] += 60.0 if len(asked) == 1 else 5.0
+        return {}
+
+    monkeypatch.setattr(elsewhere, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(elsewhere, "certify_latency", certify_latency)
+    devices = [elsewhere.FurtherDevice(name=n, device=by_size(), profile={}, budget=Budget()) for n in "xyz"]
+    places = elsewhere.Elsewhere(devices).certify(
+        Path("a.onnx"), {"x": [], "y": [], "z": []}, {}, seconds=75.0, longest_s=90.0
+    )
+    assert list(places) == ["x", "y", "z"]
+    assert asked == [(25.0, 30.0), (15.0, 15.0), (25.0, 25.0)]
 
 
 def test_devices_called_alike_are_refused(trained_digits: Path, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def command(
     if ask and metric is None:
         chosen = click.prompt("metric", default=chosen, err=True)
     if asks_limits:
-        limits = {**limits, "max_drop": _ask_loss(chosen)}
+        limits = {**limits, "max_drop": _ask_loss(chosen, is_only=all(v is None for v in limits.values()))}
     text = render_job(
         model=model,
         weights=weights,
@@ -125,15 +125,21 @@ def _ask_limits(limits: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _ask_loss(metric: str) -> float | None:
-    """Ask how much may be lost, in what the metric is counted in. Returns points: hundredths of its unit."""
-    from modeltailor.job import unit_of
+def _ask_loss(metric: str, *, is_only: bool) -> float | None:
+    """Ask how much may be lost, in what the metric is counted in. Returns points: hundredths of its unit.
 
-    unit = unit_of(metric)
-    if not unit:
+    Args:
+        metric: its name.
+        is_only: whether there is no other limit, so that an empty answer leaves what holds without any.
+    """
+    from modeltailor.job import is_share, unit_of
+
+    if is_share(metric):
         return float(click.prompt("largest loss in points of the metric", default=1.0, type=float, err=True))
+    unit = unit_of(metric) or "its own unit, 0.01 for one percent of a share"
+    empty = "empty for 1 % of what the original has" if is_only else "empty for none"
     while answer := click.prompt(
-        f"largest loss of {metric}, in {unit} (empty for none)", default="", show_default=False, err=True
+        f"largest loss of {metric}, in {unit} ({empty})", default="", show_default=False, err=True
     ):
         try:
             return 100.0 * float(answer)
