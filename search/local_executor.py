@@ -204,23 +204,25 @@ class LocalExecutor:
             found = self._build_and_measure(task, book)
         except CandidateError as error:
             return TrialRecord.model_validate(
-                {**base, "outcome": error.code, "stage": book.stage, "error": error.line(), "seconds": book.seconds}
+                {**base, **book.so_far(), "outcome": error.code, "stage": book.stage, "error": error.line()}
             )
         except ModelTailorError as error:
             # On the original itself, what is wrong is the user's input, and the run has nothing to compare with.
             if task.role == "fp32" or error.exit_code in (5, 6):
                 raise
             return TrialRecord.model_validate(
-                {**base, "outcome": "EVAL", "stage": book.stage, "error": error.line(), "seconds": book.seconds}
+                {**base, **book.so_far(), "outcome": "EVAL", "stage": book.stage, "error": error.line()}
             )
-        record = TrialRecord.model_validate({**base, **found, "seconds": book.seconds})
+        record = TrialRecord.model_validate({**base, **book.so_far(), **found})
         self.remember((record,))
         return record
 
     def _build_and_measure(self, task: Task, book: _Book) -> dict[str, object]:
-        network = book.timed("structure", lambda: self._structure(task.recipe.structure, task.deadline_s))
+        network, is_known = book.timed("structure", lambda: self._structure(task.recipe.structure, task.deadline_s))
+        book.reused += ["structure"] if is_known else []
         if task.recipe.recovery is not None:
-            network = book.timed("recovery", lambda: self._recovered(task.recipe, network, task.deadline_s))
+            network, is_known = book.timed("recovery", lambda: self._recovered(task.recipe, network, task.deadline_s))
+            book.reused += ["recovery"] if is_known else []
         built = book.timed("build", lambda: self._compose(task.recipe, network))
         sha256 = self.folder.keep_artifact(built.data)
         path = self.folder.artifact(sha256)
@@ -264,7 +266,7 @@ class LocalExecutor:
             "graph": executed.graph,
             "timed_as": None if shared is None else shared.number,
             "elsewhere": places,
-            "reused": tuple(reused),
+            "reused": (*book.reused, *reused),
         }
 
     @property
@@ -355,25 +357,34 @@ class LocalExecutor:
         rows = self.facts.fixed_batch or 1
         return bind_inputs({k: np.array(v[:rows]) for k, v in split.inputs.items()}, self.facts.input_names)
 
-    def _structure(self, structure: Structure, deadline_s: float | None) -> str:
-        if structure.is_original:
-            return stages.ORIGINAL
-        if structure.key not in self._realized:
-            limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
-            self._realized[structure.key] = cast(
-                "stages.RealizedFacts",
-                self._build(
-                    "realize_structure",
-                    limit + _TRAINING_GRACE_S,
-                    structure=structure,
-                    deadline_s=limit,
-                    channel_multiple=self.channel_multiple,
-                ),
-            )
-        return structure.key
+    def _structure(self, structure: Structure, deadline_s: float | None) -> tuple[str, bool]:
+        """Build and train a structure, once: its name, and whether its weights had been trained before this trial asked.
 
-    def _recovered(self, recipe: Recipe, network: str, deadline_s: float | None) -> str:
-        """Train the recipe's structure with its formats in the forward pass; the name of what comes of it."""
+        What an earlier trial of this process built costs nothing here, and does not count as that.
+        """
+        if structure.is_original:
+            return stages.ORIGINAL, False
+        if structure.key in self._realized:
+            return structure.key, False
+        limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
+        facts = cast(
+            "stages.RealizedFacts",
+            self._build(
+                "realize_structure",
+                limit + _TRAINING_GRACE_S,
+                structure=structure,
+                deadline_s=limit,
+                channel_multiple=self.channel_multiple,
+            ),
+        )
+        self._realized[structure.key] = facts
+        return structure.key, facts.from_cache
+
+    def _recovered(self, recipe: Recipe, network: str, deadline_s: float | None) -> tuple[str, bool]:
+        """Train the recipe's structure with its formats in the forward pass: the name of what comes of it.
+
+        The second value says whether its weights had been trained before.
+        """
         limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
         facts = cast(
             "stages.RealizedFacts",
@@ -387,7 +398,7 @@ class LocalExecutor:
                 channel_multiple=self.channel_multiple,
             ),
         )
-        return facts.key
+        return facts.key, facts.from_cache
 
     def _compose(self, recipe: Recipe, network: str) -> stages.BuiltModel:
         formats = self._formats_at(recipe, network)
@@ -488,11 +499,16 @@ class LocalExecutor:
 
 
 class _Book:
-    """What a trial is doing, and the seconds that each stage took."""
+    """What a trial is doing, the seconds that each stage took, and the trainings that had been done before."""
 
     def __init__(self) -> None:
         self.stage = "structure"
         self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []
+
+    def so_far(self) -> dict[str, object]:
+        """What goes into the trial's record, however the trial ends."""
+        return {"seconds": self.seconds, "reused": tuple(self.reused)}
 
     def timed(self, stage: str, function: Callable[[], T]) -> T:
         """Call a function on the account of a stage."""

@@ -13,6 +13,7 @@ from modeltailor.search.front import history_figures
 from modeltailor.search.groundwork import Groundwork
 from modeltailor.search.racing import Race
 from modeltailor.search.records import Role, TrialRecord
+from modeltailor.search.recoveries import Recovery
 from modeltailor.search.sampler import TailorSampler
 from modeltailor.search.stopping import broken, flat, solved
 from modeltailor.search.trainings import BEYOND_PLAN, Trainings
@@ -54,25 +55,20 @@ class SearchLoop:
             waits = self.trainings.enqueue_planned(records)
             recovery = self.trainings.next_recovery(records, waits)
             if recovery is not None:
-                assert self.ground.recoveries is not None
-                self.course.evaluate(
-                    recovery.recipe, "search", recovery.label, deadline_s=self.ground.recoveries.train_s * 1.5
-                )
+                self._learn_again(recovery)
                 continue
             if not waits:
                 reason = self._nothing_to_gain(records)
-                if self.trainings.enqueue_spare(records, stalled=bool(reason)):
-                    self._be_patient_again(records)
-                elif reason and not self.trainings.is_queued():
+                if self._train_more(records, stalled=bool(reason)):
+                    continue
+                if reason and not self.trainings.is_queued():
                     return reason
             tried = self._try_next()
             closed = closed + 1 if tried == "closed" else 0
             if tried != "closed":
                 copies, unaffordable = (0, 0) if tried == "new" else (copies + 1, unaffordable + (tried == "no time"))
             if copies >= _MOST_COPIES or closed >= _MOST_CLOSED:
-                records = self.course.ledger.records()
-                if self.trainings.enqueue_spare(records, stalled=True):
-                    self._be_patient_again(records)
+                if self._train_more(self.course.ledger.records(), stalled=True):
                     copies = unaffordable = closed = 0
                     continue
                 if unaffordable:
@@ -81,6 +77,25 @@ class SearchLoop:
 
     def _reason_to_stop(self, records: tuple[TrialRecord, ...]) -> str:
         return self.course.used_up() or broken(records[self._begun_at :])
+
+    def _learn_again(self, recovery: Recovery) -> None:
+        assert self.ground.recoveries is not None
+        self.course.evaluate(recovery.recipe, "search", recovery.label, deadline_s=self.ground.recoveries.train_s * 1.5)
+
+    def _train_more(self, records: tuple[TrialRecord, ...], *, stalled: bool) -> bool:
+        """Train what promises more than further formats, if anything does. Returns whether there is any such thing.
+
+        A structure beyond the plan goes into the queue; a recipe, which only a stalled search asks for here, learns at once.
+        """
+        more = self.trainings.at_a_stall(records) if stalled else self.trainings.next_spare(records, stalled=False)
+        if more is None:
+            return False
+        self._be_patient_again(records)
+        if isinstance(more, Recovery):
+            self._learn_again(more)
+        else:
+            self.trainings.enqueue_spare(more)
+        return True
 
     def _be_patient_again(self, records: tuple[TrialRecord, ...]) -> None:
         """What was seen so far is no reason to stop any more."""

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from modeltailor.canonical import canonical_json
 from modeltailor.compress import Structure
 from modeltailor.compress.vocabulary import Recipe
 from modeltailor.search.records import TrialRecord
 
-__all__ = ["by_structure", "latency_of", "loss_of", "own_of", "placed", "point_of", "structure_key", "was_trained"]
+__all__ = [
+    "by_structure",
+    "latency_of",
+    "loss_of",
+    "own_of",
+    "placed",
+    "point_of",
+    "structure_key",
+    "training_s",
+    "was_trained",
+]
 
 _LEAST_TRAINING_S = 1.0
-"""What took less was taken from the cache."""
+"""What took less was there already: built by an earlier trial, or from the cache in a run that did not write that down."""
 
 Point = tuple[float, float, float]
 
@@ -60,4 +71,13 @@ def own_of(same: Sequence[TrialRecord], *, minimize: bool) -> TrialRecord | None
 
 def was_trained(record: TrialRecord) -> bool:
     """Whether something learned in a trial: its structure, or the recipe once more."""
-    return max(record.seconds.get(stage, 0.0) for stage in ("structure", "recovery")) >= _LEAST_TRAINING_S
+    return training_s(record, "structure") > 0.0 or training_s(record, "recovery") > 0.0
+
+
+def training_s(record: TrialRecord, stage: Literal["structure", "recovery"]) -> float:
+    """Seconds of a stage in which something learned, its export included; 0 where the weights were there before.
+
+    The export of weights from the cache alone takes seconds: how long a stage took does not tell whether it learned.
+    """
+    seconds = 0.0 if stage in record.reused else record.seconds.get(stage, 0.0)
+    return seconds if seconds >= _LEAST_TRAINING_S else 0.0

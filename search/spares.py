@@ -24,7 +24,7 @@ from modeltailor.search.points import (
     placed,
     point_of,
     structure_key,
-    was_trained,
+    training_s,
 )
 from modeltailor.search.prior import expected_loss
 from modeltailor.search.records import TrialRecord
@@ -138,7 +138,7 @@ def _training_s(arm: Arm, trained: Sequence[_Shown]) -> float:
     """Seconds that training should take, at the pace of those before."""
     paces = []
     for shown in trained:
-        seconds = max((r.seconds.get("structure", 0.0) for r in shown.same if was_trained(r)), default=0.0)
+        seconds = max((training_s(r, "structure") for r in shown.same), default=0.0)
         if seconds:  # from the cache it says nothing about how long training takes here
             paces.append(seconds / max(_LEAST_WORK, shown.work))
     return median(paces) * max(_LEAST_WORK, arm.work) if paces else arm.train_s

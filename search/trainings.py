@@ -11,12 +11,12 @@ from optuna.trial import TrialState
 from modeltailor.compress import Recipe
 from modeltailor.search.course import REFERENCE, Course
 from modeltailor.search.groundwork import USUAL_TRIAL_S, Groundwork, is_affordable
-from modeltailor.search.points import was_trained
+from modeltailor.search.points import training_s, was_trained
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.recoveries import Recovery, propose_recovery
 from modeltailor.search.sampler import PASSED_OVER
 from modeltailor.search.sampler.goal import LEAST_TARGET, allowed_loss
-from modeltailor.search.spares import propose_spare
+from modeltailor.search.spares import Spare, propose_spare
 from modeltailor.search.structures import Arm
 
 __all__ = ["BEYOND_PLAN", "Trainings"]
@@ -78,8 +78,14 @@ class Trainings:
         structure = Recipe(structure=arm.structure).to_plain()["structure"]
         return any(t.is_measured and t.recipe["structure"] == structure for t in self.course.ledger.records())
 
-    def next_recovery(self, records: tuple[TrialRecord, ...], waits: bool) -> Recovery | None:
-        """The recipe that should learn again now, if one should: when structures are through, a few trials apart."""
+    def next_recovery(self, records: tuple[TrialRecord, ...], waits: bool, *, stalled: bool = False) -> Recovery | None:
+        """The recipe that should learn again now, if one should: when structures are through, a few trials apart.
+
+        Args:
+            records: everything so far.
+            waits: structures of the plan wait that there is time for.
+            stalled: nothing moves the front any more: no trials to come are worth waiting for.
+        """
         plan = self.ground.recoveries
         if plan is None or self.course.plan.time_s - self.course.elapsed() < plan.train_s + self.course.reserve():
             return None
@@ -89,7 +95,8 @@ class Trainings:
         )
         done = [t.number for t in records if t.recipe.get("recovery") is not None]
         since = sum(t.role == "search" and t.number > max(done, default=-1) for t in records)
-        if (waits and not late) or len(done) >= plan.most or since < (_BETWEEN_ARMS if done else 2 * _BETWEEN_ARMS):
+        early = (waits and not late) or since < (_BETWEEN_ARMS if done else 2 * _BETWEEN_ARMS)
+        if len(done) >= plan.most or (early and not stalled):
             return None
         return propose_recovery(
             records,
@@ -134,8 +141,22 @@ class Trainings:
         self._enqueue(waiting[0], beyond=False)
         return True
 
-    def enqueue_spare(self, records: tuple[TrialRecord, ...], *, stalled: bool) -> bool:
-        """Put a structure beyond the plan in the queue, where there is time for it that nothing else would use.
+    def at_a_stall(self, records: tuple[TrialRecord, ...]) -> Recovery | Spare | None:
+        """What learns next where formats move the front no more: the recipe or the structure that promises more a second.
+
+        Nothing does while anything waits in the queue.
+        """
+        if self.is_queued():
+            return None
+        recovery = self.next_recovery(records, waits=False, stalled=True)
+        spare = self.next_spare(records, stalled=True)
+        if recovery is None or spare is None:
+            return recovery or spare
+        by_recipe, by_structure = recovery.gain / self._recovery_s(records), spare.gain / max(spare.train_s, 1.0)
+        return recovery if by_recipe >= by_structure else spare
+
+    def next_spare(self, records: tuple[TrialRecord, ...], *, stalled: bool) -> Spare | None:
+        """The structure beyond the plan that should be trained now, where there is time that nothing else would use.
 
         That is so once nothing moves the front any more, once the trials will be through before the time is, or once
         further formats gain clearly less a second than a structure should.
@@ -145,21 +166,21 @@ class Trainings:
             stalled: nothing moves the front any more.
 
         Returns:
-            whether one was put there; none is while anything else waits.
+            none while anything waits in the queue.
         """
         arms = tuple(self.ground.arms.values())
         left = self.course.plan.trials - len(records)
         if not any(a.is_spare for a in arms) or left <= _AFTER_A_SPARE or self.is_queued():
-            return False
+            return None
         recoveries_s = 0.0 if stalled else self._recoveries_s(records)
         seconds, unused_s = (self._free_s(n) - recoveries_s for n in (_AFTER_A_SPARE, left))
         original = next((t for t in records if t.role == "fp32"), None)
         if seconds <= 0.0 or original is None or not (stalled or self._is_settled(records)):
-            return False
+            return None
         in_use = not stalled and unused_s <= 0.0  # by formats, which must gain little then
         rate = self._recent_rate(records)
         if in_use and (rate == math.inf or len(records) % _BETWEEN_ARMS):
-            return False
+            return None
         worthless = self.course.worthless_loss(original)
         box = self._box(records)
         spare = propose_spare(
@@ -170,17 +191,18 @@ class Trainings:
             seconds=seconds,
             minimize=self.course.metric.minimize,
         )
-        if spare is None:
-            return False
-        if not stalled and unused_s < spare.train_s:
+        if spare is not None and not stalled and unused_s < spare.train_s:
             whole = worthless * REFERENCE * REFERENCE
             if spare.gain * math.prod(box) / whole / spare.train_s < _CLEARLY_MORE * rate:
-                return False
+                return None
+        return spare
+
+    def enqueue_spare(self, spare: Spare) -> None:
+        """Put a structure beyond the plan in the queue."""
         self.course.folder.event(
             "spare", label=spare.arm.label, gain=round(spare.gain, 6), train_s=round(spare.train_s, 1)
         )
         self._enqueue(spare.arm, beyond=True)
-        return True
 
     def _recent_rate(self, records: Sequence[TrialRecord]) -> float:
         """Gain of hypervolume a second, as a share of the box, by the formats tried last; infinite after too few."""
@@ -195,6 +217,12 @@ class Trainings:
     def is_queued(self) -> bool:
         """Whether trials wait that were put in the queue."""
         return bool(self.course.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _recovery_s(self, records: Sequence[TrialRecord]) -> float:
+        """Seconds that a recipe should take to learn again: as long as those before it, or as planned."""
+        assert self.ground.recoveries is not None
+        seen = [s for t in records if (s := training_s(t, "recovery")) > 0.0]
+        return max(1.0, median(seen) if seen else self.ground.recoveries.train_s)
 
     def _recoveries_s(self, records: Sequence[TrialRecord]) -> float:
         """Seconds that recipes may still learn again for."""

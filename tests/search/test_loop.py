@@ -11,15 +11,15 @@ import pytest
 from optuna.trial import TrialState
 from tests.search.placed_records import placed_record
 
-from modeltailor.compress import Settings, Structure
+from modeltailor.compress import Format, Recipe, Settings, Structure, Training
 from modeltailor.search.executor import Task
 from modeltailor.search.groundwork import Groundwork
 from modeltailor.search.ledger import Ledger
 from modeltailor.search.loop import SearchLoop
 from modeltailor.search.options import FormatChoice
 from modeltailor.search.records import RunHistory, RunRecord
-from modeltailor.search.sampler import PASSED_OVER, Decision, SearchSpace
-from modeltailor.search.structures import Arm
+from modeltailor.search.sampler import PASSED_OVER, Decision, SearchSpace, TailorSampler
+from modeltailor.search.structures import Arm, RecoveryPlan
 from modeltailor.targets import Budget
 
 RUN = RunRecord(
@@ -86,13 +86,19 @@ def stalled(
     *,
     left_s: float,
     trials: int = 1000,
-    reason: str = "nothing moves the front",
+    reason: str | None = "nothing moves the front",
     formats: int = 7,
+    lost: float = 0.004,
+    recoveries: RecoveryPlan | None = None,
 ) -> tuple[SearchLoop, list[Task]]:
-    """A search in which the structure of the plan is trained, with so much time left."""
+    """A search in which the structure of the plan is trained, with so much time left.
+
+    Its formats of 4 bits have ``lost`` so much; ``reason`` is why it would stop, ``None``: what it finds itself.
+    """
     study = optuna.create_study(directions=["minimize"] * 3, sampler=optuna.samplers.RandomSampler(seed=0))
     few_arms = searching(SPACE, study, time_s=1000.0)
-    loop = SearchLoop(few_arms.course, replace(few_arms.ground, arms={"planned": PLANNED, "deep": DEEP}))
+    arms = {"planned": PLANNED, "deep": DEEP}
+    loop = SearchLoop(few_arms.course, replace(few_arms.ground, arms=arms, recoveries=recoveries))
     tasks: list[Task] = []
 
     def submit(task: Task) -> None:
@@ -105,7 +111,7 @@ def stalled(
     loop.course.worthless_loss.return_value = 0.1  # type: ignore[attr-defined]
     loop.course.plan.trials = trials
     whole = placed_record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=80.0)
-    few = placed_record(3, PLANNED.structure, 0.004, 0.36, 120_000, bits=4)
+    few = placed_record(3, PLANNED.structure, lost, 0.36, 120_000, bits=4)
     alike = [few.model_copy(update={"number": n, "key": f"{few.key}{n}"}) for n in range(3, 3 + formats)]
     for r in (FP32, INT8, whole, *alike):
         loop.course.ledger.add(r)
@@ -113,7 +119,8 @@ def stalled(
     trial = study.ask()
     loop.ground.space.suggest(trial)
     study.tell(trial, [0.002, 0.36, 220_000.0])
-    monkeypatch.setattr(loop, "_nothing_to_gain", lambda records: reason)
+    if reason is not None:
+        monkeypatch.setattr(loop, "_nothing_to_gain", lambda records: reason)
     return loop, tasks
 
 
@@ -190,3 +197,98 @@ def test_a_few_formats_do_not_tell_what_further_ones_give(monkeypatch: pytest.Mo
     with pytest.raises(Begun):
         loop.run()
     assert tasks[0].recipe.structure != DEEP.structure
+
+
+def just_learned(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    left_s: float,
+    train_s: float = 1.0,
+    most: int = 4,
+    reason: str | None = "nothing moves the front",
+    seconds: dict[str, float] | None = None,
+) -> tuple[SearchLoop, list[Task], list[Recipe]]:
+    """A stalled search right after a recipe of 3 bits learned again; one of 4 bits would gain by it, too."""
+    plan = RecoveryPlan(training=Training(), train_s=train_s, most=most)
+    loop, tasks = stalled(monkeypatch, left_s=left_s, reason=reason, lost=0.02, recoveries=plan)
+    recipes: list[Recipe] = []
+
+    def add(recipe: Recipe, loss: float, **changes: object) -> None:
+        number = loop.course.ledger.next_number()
+        record = placed_record(number, recipe.structure, loss, 0.36, 120_000)
+        plain = {"key": recipe.key, "recipe": recipe.to_plain()}
+        loop.course.ledger.add(record.model_copy(update={**plain, **changes}))
+
+    def evaluate(recipe: Recipe, role: str, label: str, *, deadline_s: float) -> None:
+        recipes.append(recipe)
+        add(recipe, 0.0035)
+
+    loop.course.evaluate = evaluate  # type: ignore[assignment,method-assign]
+    three = Recipe(structure=PLANNED.structure, formats=(("a", Format.parse("w3a8")),), recovery=plan.training)
+    add(three, 0.018, seconds=seconds or {})
+    return loop, tasks, recipes
+
+
+def is_of_four_bits(recipe: Recipe) -> bool:
+    return recipe.recovery is not None and [f.name for _, f in recipe.formats] == ["w4a8"]
+
+
+def test_where_nothing_moves_the_front_recipes_learn_again_without_waiting_for_further_trials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, tasks, recipes = just_learned(monkeypatch, left_s=10.0)
+    assert loop.run() == "nothing moves the front"  # once nothing is left that would gain by learning
+    assert len(recipes) == 1
+    assert is_of_four_bits(recipes[0])
+    assert not tasks
+
+
+@pytest.mark.parametrize("short", [{"train_s": 11.0}, {"most": 1}])
+def test_a_stalled_search_lets_no_more_recipes_learn_than_there_is_time_and_leave_for(
+    monkeypatch: pytest.MonkeyPatch, short: dict[str, float]
+) -> None:
+    loop, tasks, recipes = just_learned(monkeypatch, left_s=10.0, **short)  # type: ignore[arg-type]
+    assert loop.run() == "nothing moves the front"
+    assert not recipes
+    assert not tasks
+
+
+def test_what_was_expected_before_a_recipe_learned_again_is_no_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _, recipes = just_learned(monkeypatch, left_s=10.0, reason=None)
+    sampler = MagicMock(spec=TailorSampler)
+    sampler.expected_gains = [0.0] * 6
+    loop.course.study.sampler = sampler
+    monkeypatch.setattr("modeltailor.search.loop.is_met_on_all", lambda *_, **__: True)
+    monkeypatch.setattr(loop, "_try_next", MagicMock(side_effect=Begun))
+    with pytest.raises(Begun):  # a further proposal, instead of the end
+        loop.run()
+    assert [is_of_four_bits(r) for r in recipes] == [True]
+    assert sampler.expected_gains == []
+    sampler.expected_gains[:] = [0.0] * 6
+    assert loop.run() == "the budget is met, and no recipe is expected to move the front any more"
+    assert len(recipes) == 1
+
+
+def test_where_every_recipe_was_tried_those_that_would_gain_by_it_still_learn_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, tasks, recipes = just_learned(monkeypatch, left_s=10.0, reason="")
+    number = loop.course.ledger.next_number()
+    loop.course.ledger.add(placed_record(number, PLANNED.structure, 0.0, 0.8, 900_000, bits=32, role="seed"))
+    assert loop.run() == "the search has tried every recipe it can tell apart"
+    assert [is_of_four_bits(r) for r in recipes] == [True]
+    assert not tasks
+
+
+@pytest.mark.parametrize(
+    ("train_s", "seconds", "is_recipe"),
+    [(1.0, {}, True), (150.0, {}, False), (1.0, {"recovery": 150.0}, False), (150.0, {"recovery": 1.0}, True)],
+)
+def test_of_a_recipe_and_a_structure_that_promises_more_a_second_is_trained(
+    monkeypatch: pytest.MonkeyPatch, train_s: float, seconds: dict[str, float], is_recipe: bool
+) -> None:
+    loop, tasks, recipes = just_learned(monkeypatch, left_s=200.0, train_s=train_s, seconds=seconds)
+    with pytest.raises(Begun):  # the structure's turn comes at last
+        loop.run()
+    assert [is_of_four_bits(r) for r in recipes] == [True] * is_recipe
+    assert [t.recipe.structure for t in tasks] == [DEEP.structure]

@@ -9,6 +9,7 @@ from tests.search.placed_records import placed_record
 
 from modeltailor.compress import Structure
 from modeltailor.search.plan import SearchPlan
+from modeltailor.search.points import was_trained
 from modeltailor.search.records import TrialRecord
 from modeltailor.search.spares import Spare, propose_spare
 from modeltailor.search.stages import FactorFacts, GroupFacts, PreparedFacts
@@ -113,6 +114,17 @@ def test_what_came_from_the_cache_says_nothing_about_the_time_of_training() -> N
     found = proposed((FP32, INT8, cached), PLANNED, DEEPER)
     assert found is not None
     assert found.train_s == DEEPER.train_s
+
+
+def test_the_export_of_weights_from_the_cache_says_nothing_about_the_time_of_training() -> None:
+    cached = placed_record(2, PLANNED.structure, 0.002, 0.36, 220_000, training_s=6.0, reused=("structure", "latency"))
+    again = cached.model_copy(update={"number": 3, "key": "again", "seconds": {"structure": 6.0, "recovery": 50.0}})
+    found = proposed((FP32, INT8, cached, again), PLANNED, DEEPER)
+    assert found is not None
+    assert found.train_s == DEEPER.train_s
+    assert not was_trained(cached)
+    assert was_trained(again)
+    assert not was_trained(again.model_copy(update={"reused": ("structure", "recovery")}))
 
 
 def test_nothing_is_tried_twice_even_if_it_failed() -> None:
