@@ -32,7 +32,7 @@ __all__ = ["command"]
 @json_option
 @quiet_option
 def command(run_folder: Path, to: Path | None, force: bool, as_json: bool, quiet: bool, **limits: Any) -> None:
-    """Another budget, no new search: the best model of RUN_FOLDER under it.
+    """Another budget, no new search: the best model of RUN_FOLDER under it; without one, under the run's own.
 
     The last line on stdout is the model's file.
     """
@@ -43,8 +43,9 @@ def command(run_folder: Path, to: Path | None, force: bool, as_json: bool, quiet
 
     if to is not None:
         place_to_write(to, "--to", replace=force, runs=(run_folder,))
-    budget = budget_from(limits)
-    run = load_run(existing_run(run_folder)).under(budget)
+    run = load_run(existing_run(run_folder))
+    if any(v is not None for v in limits.values()):
+        run = run.under(budget_from(limits))
     found = run.best
     if found is None:
         raise NoFeasibleModel(
