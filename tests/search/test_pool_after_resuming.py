@@ -198,6 +198,7 @@ def ended(trained_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_written_down", [True, False], ids=["own", "of an older version"])
 def test_a_run_that_is_stopped_while_it_goes_on_keeps_what_it_found(
     trained_digits: Path, ended: Path, tmp_path: Path, is_written_down: bool
