@@ -53,7 +53,8 @@ def drop_points(budget: Budget, original: float, *, minimize: bool = False) -> f
     """
     allowed = [] if budget.max_drop is None else [budget.max_drop]
     if budget.max_drop_share is not None:
-        allowed.append(100.0 * budget.max_drop_share * scale_of(original, minimize=minimize))
+        of_scale = 100.0 * budget.max_drop_share * scale_of(original, minimize=minimize)
+        allowed.append(float(f"{of_scale:.6g}"))  # it is read, and given again: --max-drop
     return min(allowed, default=None)
 
 
