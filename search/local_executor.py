@@ -366,37 +366,31 @@ class LocalExecutor:
             return stages.ORIGINAL, False
         if structure.key in self._realized:
             return structure.key, False
-        limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
-        facts = cast(
-            "stages.RealizedFacts",
-            self._build(
-                "realize_structure",
-                limit + _TRAINING_GRACE_S,
-                structure=structure,
-                deadline_s=limit,
-                channel_multiple=self.channel_multiple,
-            ),
-        )
+        facts = self._trained("realize_structure", deadline_s, structure=structure)
         self._realized[structure.key] = facts
         return structure.key, facts.from_cache
+
+    def _trained(self, stage: str, deadline_s: float | None, **what: object) -> stages.RealizedFacts:
+        """Run a stage that trains, in ``deadline_s`` seconds or those of a trial, and a grace for what comes after."""
+        limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
+        return cast(
+            "stages.RealizedFacts",
+            self._build(
+                stage, limit + _TRAINING_GRACE_S, deadline_s=limit, channel_multiple=self.channel_multiple, **what
+            ),
+        )
 
     def _recovered(self, recipe: Recipe, network: str, deadline_s: float | None) -> tuple[str, bool]:
         """Train the recipe's structure with its formats in the forward pass: the name of what comes of it.
 
         The second value says whether its weights had been trained before.
         """
-        limit = self.plan.trial_timeout_s if deadline_s is None else deadline_s
-        facts = cast(
-            "stages.RealizedFacts",
-            self._build(
-                "recover_formats",
-                limit + _TRAINING_GRACE_S,
-                structure=recipe.structure,
-                formats=self._formats_at(recipe, network),
-                training=recipe.recovery,
-                deadline_s=limit,
-                channel_multiple=self.channel_multiple,
-            ),
+        facts = self._trained(
+            "recover_formats",
+            deadline_s,
+            structure=recipe.structure,
+            formats=self._formats_at(recipe, network),
+            training=recipe.recovery,
         )
         return facts.key, facts.from_cache
 
